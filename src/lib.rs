@@ -1,0 +1,14 @@
+//! Everything is a log, or a view of a log.
+
+pub mod cli;
+pub mod http;
+pub mod log;
+pub mod model;
+pub mod node;
+pub mod peer;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+pub mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod view;

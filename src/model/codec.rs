@@ -1,0 +1,368 @@
+//! Protobuf bytes of entries, changes and table definitions; `docs/FORMAT.md` specifies them.
+//!
+//! Envelopes are written and read by hand over `prost`'s primitives, because every append and every read passes
+//! through them; the rest is derived.
+
+use bytes::{Buf, BufMut, Bytes};
+use prost::Message;
+use prost::encoding::{self, DecodeContext, WireType};
+use thiserror::Error;
+
+use super::entry::EntryHeader;
+use super::value::Kind;
+use super::{
+    Change, Column, Epoch, Fingerprint, Lamport, LogId, Op, Origin, Position, Row, TableDef, Timestamp, Value, limits,
+};
+
+/// Foreign bytes are not what they should be.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CodecError {
+    /// Not protobuf, cut short, or a field of another type.
+    #[error("{what} is not readable: {why}")]
+    Malformed {
+        /// Which message.
+        what: &'static str,
+        /// What the decoder said.
+        why: String,
+    },
+    /// Readable, but of a kind that this version does not know.
+    #[error("{what} has the unknown kind {kind}: it was written by a newer version; upgrade this node")]
+    UnknownKind {
+        /// Which message.
+        what: &'static str,
+        /// The code found.
+        kind: u32,
+    },
+}
+
+fn malformed(what: &'static str, why: impl ToString) -> CodecError {
+    CodecError::Malformed { what, why: why.to_string() }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RowMessage {
+    /// One [`Kind`] code per column.
+    #[prost(bytes = "bytes", tag = "1")]
+    kinds: Bytes,
+    /// The text of those columns whose kind has one.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    texts: Vec<Bytes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ChangeMessage {
+    #[prost(uint32, tag = "1")]
+    table: u32,
+    #[prost(uint32, tag = "2")]
+    op: u32,
+    #[prost(message, optional, tag = "3")]
+    row: Option<RowMessage>,
+    #[prost(message, optional, tag = "4")]
+    old: Option<RowMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ColumnMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    type_name: String,
+    #[prost(uint32, tag = "3")]
+    key: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TableMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, repeated, tag = "2")]
+    columns: Vec<ColumnMessage>,
+}
+
+fn row_message(row: &Row) -> RowMessage {
+    let kinds: Vec<u8> = row.iter().map(|value| value.kind as u8).collect();
+    let texts = row.iter().filter(|value| value.kind.has_text()).map(|value| value.text.clone()).collect();
+    RowMessage { kinds: kinds.into(), texts }
+}
+
+fn row_from(message: RowMessage) -> Result<Row, CodecError> {
+    let mut texts = message.texts.into_iter();
+    let mut row = Vec::with_capacity(message.kinds.len());
+    for &code in &message.kinds {
+        let kind = Kind::from_code(code).ok_or(CodecError::UnknownKind { what: "a value", kind: u32::from(code) })?;
+        let text = match kind.has_text() {
+            true => texts.next().ok_or_else(|| malformed("a row", "fewer texts than its kinds announce"))?,
+            false => Bytes::new(),
+        };
+        row.push(Value { kind, text });
+    }
+    if texts.next().is_some() {
+        return Err(malformed("a row", "more texts than its kinds announce"));
+    }
+    Ok(row)
+}
+
+/// Encodes changes, one after the other; concatenating two encodings encodes both lists.
+pub fn encode_changes(changes: &[Change]) -> Bytes {
+    let mut out = Vec::new();
+    for change in changes {
+        let message = ChangeMessage {
+            table: change.table as u32,
+            op: change.op as u32,
+            row: change.row.as_ref().map(row_message),
+            old: change.old.as_ref().map(row_message),
+        };
+        encoding::encode_varint(message.encoded_len() as u64, &mut out);
+        message.encode_raw(&mut out);
+    }
+    out.into()
+}
+
+/// Decodes what [`encode_changes`] wrote. Values share the given buffer.
+pub fn decode_changes(bytes: &Bytes) -> Result<Vec<Change>, CodecError> {
+    let mut rest = bytes.clone();
+    let mut changes = Vec::new();
+    while rest.has_remaining() {
+        let length = encoding::decode_varint(&mut rest).map_err(|e| malformed("a change", e))?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length > rest.len() {
+            return Err(malformed("a change", format!("{length} bytes announced, {} left", rest.len())));
+        }
+        let message = ChangeMessage::decode(rest.split_to(length)).map_err(|e| malformed("a change", e))?;
+        let op = Op::from_code(message.op).ok_or(CodecError::UnknownKind { what: "a change", kind: message.op })?;
+        let row = message.row.map(row_from).transpose()?;
+        let old = message.old.map(row_from).transpose()?;
+        let complete = match op {
+            Op::Insert | Op::Update => row.is_some(),
+            Op::Delete => old.is_some(),
+            Op::Truncate | Op::Copied => true,
+        };
+        if !complete {
+            return Err(malformed("a change", format!("{} without its row", op.name())));
+        }
+        changes.push(Change { table: message.table as usize, op, row, old });
+    }
+    Ok(changes)
+}
+
+/// Encodes a table definition.
+pub fn encode_table(table: &TableDef) -> Vec<u8> {
+    let columns = table.columns.iter().map(|column| ColumnMessage {
+        name: column.name.to_string(),
+        type_name: column.type_name.to_string(),
+        key: u32::from(column.key),
+    });
+    TableMessage { name: table.name.to_string(), columns: columns.collect() }.encode_to_vec()
+}
+
+/// Decodes a table definition and computes its fingerprint.
+pub fn decode_table(bytes: &[u8]) -> Result<TableDef, CodecError> {
+    let message = TableMessage::decode(bytes).map_err(|e| malformed("a table definition", e))?;
+    if message.columns.len() > limits::COLUMNS_MAX {
+        return Err(malformed(
+            "a table definition",
+            format!("{} columns, at most {}", message.columns.len(), limits::COLUMNS_MAX),
+        ));
+    }
+    let name = message.name.parse().map_err(|e| malformed("a table definition", e))?;
+    let columns = message.columns.into_iter().map(|column| Column {
+        name: column.name.into(),
+        type_name: column.type_name.into(),
+        key: column.key.min(u32::from(u16::MAX)) as u16,
+    });
+    Ok(TableDef::new(name, columns.collect()))
+}
+
+/// Field numbers of an entry.
+mod tag {
+    pub const ORIGIN_LOG_HIGH: u32 = 1;
+    pub const ORIGIN_LOG_LOW: u32 = 2;
+    pub const ORIGIN_EPOCH: u32 = 3;
+    pub const ORIGIN_POSITION: u32 = 4;
+    pub const LAMPORT: u32 = 5;
+    pub const TIME: u32 = 6;
+    pub const NODE: u32 = 7;
+    pub const CORRELATION: u32 = 8;
+    pub const CAUSATION: u32 = 9;
+    pub const PART: u32 = 10;
+    pub const MORE: u32 = 11;
+    pub const TABLES: u32 = 12;
+    pub const CHANGES: u32 = 13;
+}
+
+fn put_fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
+    encoding::encode_key(field, WireType::SixtyFourBit, out);
+    out.put_u64_le(value);
+}
+
+fn put_varint(out: &mut Vec<u8>, field: u32, value: u64) {
+    encoding::encode_key(field, WireType::Varint, out);
+    encoding::encode_varint(value, out);
+}
+
+fn put_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
+    encoding::encode_key(field, WireType::LengthDelimited, out);
+    encoding::encode_varint(value.len() as u64, out);
+    out.extend_from_slice(value);
+}
+
+/// Encodes an entry's envelope around encoded changes.
+pub(super) fn encode_entry(header: &EntryHeader, changes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(96 + header.node.len() + 9 * header.tables.len() + changes.len());
+    if let Some(origin) = header.origin {
+        let (high, low) = origin.log.halves();
+        put_fixed64(&mut out, tag::ORIGIN_LOG_HIGH, high);
+        put_fixed64(&mut out, tag::ORIGIN_LOG_LOW, low);
+        put_fixed64(&mut out, tag::ORIGIN_EPOCH, origin.epoch.0);
+        put_varint(&mut out, tag::ORIGIN_POSITION, origin.position.0);
+    }
+    put_varint(&mut out, tag::LAMPORT, header.lamport.0);
+    put_varint(&mut out, tag::TIME, header.time.0 as u64);
+    if !header.node.is_empty() {
+        put_bytes(&mut out, tag::NODE, header.node.as_bytes());
+    }
+    if let Some(correlation) = &header.correlation {
+        put_bytes(&mut out, tag::CORRELATION, correlation.as_bytes());
+    }
+    if let Some(causation) = &header.causation {
+        put_bytes(&mut out, tag::CAUSATION, causation.as_bytes());
+    }
+    if header.part > 0 {
+        put_varint(&mut out, tag::PART, u64::from(header.part));
+    }
+    if header.more {
+        put_varint(&mut out, tag::MORE, 1);
+    }
+    for table in &header.tables {
+        put_fixed64(&mut out, tag::TABLES, table.0);
+    }
+    put_bytes(&mut out, tag::CHANGES, changes);
+    out
+}
+
+/// Takes a length-delimited field.
+fn take(rest: &mut Bytes) -> Result<Bytes, CodecError> {
+    let length = encoding::decode_varint(rest).map_err(|e| malformed("an entry", e))?;
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if length > rest.len() {
+        return Err(malformed("an entry", format!("{length} bytes announced, {} left", rest.len())));
+    }
+    Ok(rest.split_to(length))
+}
+
+fn text(bytes: Bytes) -> Result<Box<str>, CodecError> {
+    std::str::from_utf8(&bytes).map(Into::into).map_err(|e| malformed("an entry", e))
+}
+
+fn fixed(rest: &mut Bytes) -> Result<u64, CodecError> {
+    rest.try_get_u64_le().map_err(|e| malformed("an entry", e))
+}
+
+fn varint(rest: &mut Bytes) -> Result<u64, CodecError> {
+    encoding::decode_varint(rest).map_err(|e| malformed("an entry", e))
+}
+
+/// Reads an entry's envelope. Unknown fields are passed over; they stay in the entry's bytes.
+pub(super) fn decode_entry(bytes: &Bytes) -> Result<(EntryHeader, Bytes), CodecError> {
+    let mut rest = bytes.clone();
+    let mut header = EntryHeader::default();
+    let mut changes = Bytes::new();
+    let (mut high, mut low, mut epoch, mut position) = (0, 0, 0, 0);
+    while rest.has_remaining() {
+        let (field, wire) = encoding::decode_key(&mut rest).map_err(|e| malformed("an entry", e))?;
+        match (field, wire) {
+            (tag::ORIGIN_LOG_HIGH, WireType::SixtyFourBit) => high = fixed(&mut rest)?,
+            (tag::ORIGIN_LOG_LOW, WireType::SixtyFourBit) => low = fixed(&mut rest)?,
+            (tag::ORIGIN_EPOCH, WireType::SixtyFourBit) => epoch = fixed(&mut rest)?,
+            (tag::ORIGIN_POSITION, WireType::Varint) => position = varint(&mut rest)?,
+            (tag::LAMPORT, WireType::Varint) => header.lamport = Lamport(varint(&mut rest)?),
+            (tag::TIME, WireType::Varint) => header.time = Timestamp(varint(&mut rest)? as i64),
+            (tag::NODE, WireType::LengthDelimited) => header.node = text(take(&mut rest)?)?,
+            (tag::CORRELATION, WireType::LengthDelimited) => header.correlation = Some(text(take(&mut rest)?)?),
+            (tag::CAUSATION, WireType::LengthDelimited) => header.causation = Some(text(take(&mut rest)?)?),
+            (tag::PART, WireType::Varint) => header.part = varint(&mut rest)? as u32,
+            (tag::MORE, WireType::Varint) => header.more = varint(&mut rest)? != 0,
+            (tag::TABLES, WireType::SixtyFourBit) => {
+                if header.tables.len() == limits::ENTRY_TABLES_MAX {
+                    return Err(malformed("an entry", format!("more than {} tables", limits::ENTRY_TABLES_MAX)));
+                }
+                header.tables.push(Fingerprint(fixed(&mut rest)?));
+            }
+            (tag::CHANGES, WireType::LengthDelimited) => changes = take(&mut rest)?,
+            _ => encoding::skip_field(wire, field, &mut rest, DecodeContext::default())
+                .map_err(|e| malformed("an entry", e))?,
+        }
+    }
+    if position > 0 {
+        let log = LogId::from_halves(high, low);
+        header.origin = Some(Origin { log, epoch: Epoch(epoch), position: Position(position) });
+    }
+    Ok((header, changes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Entry;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::NULL),
+            Just(Value::UNCHANGED),
+            Just(Value::SAME),
+            any::<Vec<u8>>().prop_map(|b| Value::new(Kind::Blob, b)),
+            any::<i64>().prop_map(|i| Value::new(Kind::Integer, i.to_string())),
+            any::<String>().prop_map(|s| Value::new(Kind::Typed, s)),
+        ]
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        (0..9usize, 1..6u32, prop::collection::vec(value(), 0..6), prop::collection::vec(value(), 0..6)).prop_map(
+            |(table, op, row, old)| {
+                let op = Op::from_code(op).expect("1 to 5 are operations");
+                Change { table, op, row: Some(row), old: Some(old) }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn changes_read_back_as_written(changes in prop::collection::vec(change(), 0..8)) {
+            prop_assert_eq!(decode_changes(&encode_changes(&changes)).expect("own encoding"), changes);
+        }
+
+        #[test]
+        fn entries_read_back_as_written(
+            position in 0..u64::MAX, lamport: u64, time: i64, node: String, part: u32, more: bool,
+            correlation: Option<String>, tables: Vec<u64>, changes: Vec<u8>,
+        ) {
+            let origin = (position > 0).then_some(Origin { log: LogId(7 << 70), epoch: Epoch(3), position: Position(position) });
+            let header = EntryHeader {
+                origin, lamport: Lamport(lamport), time: Timestamp(time), node: node.into(), part, more,
+                correlation: correlation.map(Into::into), causation: None,
+                tables: tables.into_iter().map(Fingerprint).collect(),
+            };
+            let entry = Entry::new(header, changes.into());
+            prop_assert_eq!(Entry::decode(entry.bytes().clone()).expect("own encoding"), entry);
+        }
+
+        #[test]
+        fn foreign_bytes_are_an_error_never_a_panic(bytes: Vec<u8>) {
+            let bytes = Bytes::from(bytes);
+            let _ = decode_changes(&bytes);
+            let _ = decode_table(&bytes);
+            if let Ok(entry) = Entry::decode(bytes) {
+                let _ = entry.changes();
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_stay_in_the_bytes() {
+        let mut bytes = Entry::new(EntryHeader::default(), Bytes::from_static(b"")).bytes().to_vec();
+        put_bytes(&mut bytes, 99, b"from the future");
+        let entry = Entry::decode(bytes.clone().into()).expect("unknown fields are tolerated");
+        assert_eq!(entry.bytes(), &bytes);
+    }
+}

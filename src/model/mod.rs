@@ -1,0 +1,20 @@
+//! Values only: positions, tables, values, changes, entries and their bytes. No I/O, no tokio.
+
+mod batch;
+mod catalog;
+mod change;
+mod codec;
+mod entry;
+pub mod limits;
+mod position;
+mod table;
+mod value;
+
+pub use batch::{Batch, Logged, ReadFrom};
+pub use catalog::Catalog;
+pub use change::{Change, Op};
+pub use codec::{CodecError, decode_changes, decode_table, encode_changes, encode_table};
+pub use entry::{Entry, EntryHeader};
+pub use position::{Cursor, CursorError, Epoch, Lamport, LinkId, LogId, Origin, Position, SourceCursor, Timestamp};
+pub use table::{Column, Fingerprint, TableDef, TableName, TableNameError};
+pub use value::{Kind, Row, Value};

@@ -1,0 +1,105 @@
+//! Lanes of single tables at a database: copies, parked tables, and the state that makes both resumable.
+
+use async_trait::async_trait;
+
+use super::{View, ViewError};
+use crate::model::{Batch, Cursor, Fingerprint, LinkId, Position, Row, TableDef, TableName, Timestamp};
+
+/// A table that does not move with the main cursor, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// Whose lane.
+    pub table: TableName,
+    /// The lane's cursor in the node's log: the table's changes up to and including this position are applied.
+    pub after: Position,
+    /// What it is waiting for.
+    pub state: LaneState,
+}
+
+/// Why a table has a lane of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaneState {
+    /// A first copy arrives from that peer, chunk by chunk. Its changes wait in the log.
+    Copying {
+        /// The peer's log.
+        from: LinkId,
+        /// Key of the last row that has arrived (inclusive); `None` before the first chunk.
+        done: Option<Row>,
+        /// Rows that have arrived.
+        rows: u64,
+    },
+    /// All chunks are here; the log is replayed into the table, and the lane joins main when it reaches the main cursor
+    /// and everything that the chunks may contain has been received, that is when the position received from `from`
+    /// is at or beyond `settled` (a position in the peer's log). `None`: nothing to wait for.
+    Replaying {
+        /// The copy's peer and the position in *its* log which the copy may contain.
+        settled: Option<(LinkId, Position)>,
+    },
+    /// It failed at the entry after `after` that touches it; nothing of that entry's part for this table is applied.
+    Parked {
+        /// The failing entry.
+        position: Position,
+        /// The store's error, with the row and the statement.
+        error: String,
+        /// When.
+        since: Timestamp,
+    },
+    /// An operator paused it.
+    Paused,
+}
+
+/// A part of a first copy: rows in key order.
+#[derive(Clone, Debug)]
+pub struct CopyChunk {
+    /// The sender's definition.
+    pub table: std::sync::Arc<TableDef>,
+    /// Rows of this chunk start after this key (exclusive); `None` at the table's start.
+    pub after: Option<Row>,
+    /// The last key covered (inclusive); `None` when the chunk reaches the table's end.
+    pub upto: Option<Row>,
+    /// Rows with `after < key ≤ upto` that the sender's snapshot has and that pass its filter; values in the
+    /// definition's order.
+    pub rows: Vec<Row>,
+}
+
+/// Which rows a copy may remove at the receiver: those inside the chunk's key range that the chunk does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyScope {
+    /// Every row of the table belongs to the sender's side.
+    All,
+    /// None: nothing is known of ownership, so nothing is removed.
+    UpsertOnly,
+}
+
+/// Decides per row whether a copy may write or remove it (the receiver's own rows are never touched).
+pub type RowGuard<'a> = &'a (dyn Fn(&TableDef, &Row) -> bool + Send + Sync);
+
+/// A view of a database, with lanes per table.
+///
+/// In addition to the laws of [`View`]: the main cursor passes over tables that have a lane; a table that fails gets
+/// a [`LaneState::Parked`] lane in the commit that applies the rest; every method commits before it returns.
+#[async_trait]
+pub trait LaneView: View {
+    /// All lanes, by table name.
+    fn lanes(&self) -> Vec<Lane>;
+    /// Adds or replaces a table's lane; `None` removes it.
+    async fn set_lane(&mut self, table: &TableName, lane: Option<Lane>) -> Result<(), ViewError>;
+    /// Applies this one table's changes from the batch and moves its lane's cursor to `batch.upto`, but never beyond
+    /// the main cursor. Inserts and updates overwrite, missing rows are ignored: the copy may be ahead of the log here.
+    async fn apply_lane(&mut self, table: &TableName, batch: &Batch) -> Result<(), ViewError>;
+    /// Writes one chunk and the lane's progress in one commit. Rows in the chunk's key range that it does not have are
+    /// removed if `scope` says so; rows that `mine` holds for are neither written nor removed.
+    async fn copy_chunk(&mut self, chunk: &CopyChunk, scope: &CopyScope, mine: RowGuard<'_>) -> Result<(), ViewError>;
+    /// The tables that follow that peer, with the fingerprint of the sender's selection and filter under which they
+    /// were copied.
+    async fn followed(&mut self, from: LinkId) -> Result<Vec<(TableName, Fingerprint)>, ViewError>;
+    /// Records (`Some`) or forgets (`None`) that a table follows that peer.
+    async fn set_followed(
+        &mut self,
+        from: LinkId,
+        table: &TableName,
+        under: Option<Fingerprint>,
+    ) -> Result<(), ViewError>;
+    /// Forgets the cursor and all lanes: the database takes this log's position as its own (an operator's decision).
+    async fn reset(&mut self, cursor: Option<Cursor>) -> Result<(), ViewError>;
+}

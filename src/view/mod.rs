@@ -1,0 +1,63 @@
+//! Views: state derived from a source, stored together with its cursor.
+
+mod lane;
+
+pub use lane::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard};
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::model::{Batch, Cursor, Position, TableName};
+
+/// State derived from a log, with the cursor of what it contains.
+///
+/// To be correct, an implementation
+/// - reads its cursor from the store that holds the effects, under the store's exclusive lease (law 3);
+/// - applies effects and cursor in one commit, by compare-and-set on the cursor, so that a zombie cannot apply twice;
+/// - ignores entries at or below its cursor;
+/// - commits only at transaction boundaries: parts of an entry whose last part is not in the batch are applied but
+///   not committed before it has come (or spooled, or applied again after a restart);
+/// - advances its cursor to `batch.upto` also when the batch has no entry for it.
+#[async_trait]
+pub trait View: Send {
+    /// How far the state has come; `None` for a new view.
+    async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError>;
+    /// Effects and `batch.upto` together, or neither.
+    async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError>;
+}
+
+/// A view could not go on. Nothing of the batch has been applied.
+#[derive(Debug, Error)]
+pub enum ViewError {
+    /// The store is busy or cannot be reached; the same call may succeed later.
+    #[error("{0}; will be tried again")]
+    Retry(String),
+    /// Another process has moved this view's cursor: this one is a zombie and must stop.
+    #[error("the view's cursor was moved by somebody else: expected {expected:?}, found {found:?}")]
+    Fenced {
+        /// What this process had stored.
+        expected: Option<Cursor>,
+        /// What is there.
+        found: Option<Cursor>,
+    },
+    /// One table's trouble, where the view cannot park it.
+    #[error("table {table} at position {position}: {why}")]
+    Table {
+        /// Whose trouble.
+        table: TableName,
+        /// Of the failing entry.
+        position: Position,
+        /// The store's words.
+        why: String,
+    },
+    /// The store failed in a way that waiting does not mend.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ViewError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, ViewError::Retry(_))
+    }
+}

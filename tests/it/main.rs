@@ -1,0 +1,9 @@
+//! The one integration-test binary.
+
+mod cli;
+mod log;
+mod peer;
+mod sqlite;
+mod stream;
+mod tidy;
+mod tree;
