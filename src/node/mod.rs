@@ -1,1 +1,24 @@
-//! Room: node.
+//! A node: one process with its log, at most one database, and its links; wired from the rooms below.
+
+mod book;
+mod capture;
+mod copies;
+mod database;
+mod folder;
+mod host;
+mod operate;
+mod outgoing;
+mod policy;
+mod retention;
+mod running;
+mod settings;
+mod shared;
+mod status;
+
+pub use folder::{Folder, lock};
+pub use operate::{Order, OrderError};
+pub use policy::{Policy, SendPolicy};
+pub use running::Node;
+pub use settings::{DatabaseSettings, Exit, LogSettings, NodeError, Parent, Settings};
+pub use shared::Shared;
+pub use status::{Status, Tree, ready};

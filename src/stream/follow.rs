@@ -93,7 +93,7 @@ fn sieved(batch: Batch, sieve: &Sieve) -> Result<Batch, SieveError> {
                 for table in tables {
                     batch.catalog.add(table);
                 }
-                entries.push(Logged { entry, ..logged });
+                entries.push(Logged { entry: *entry, ..logged });
             }
         }
     }

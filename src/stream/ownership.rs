@@ -17,7 +17,7 @@ pub enum Owner {
     /// These nodes, any row.
     Nodes(Vec<Box<str>>),
     /// The node that the expression gives for the row.
-    By(Expression),
+    By(Box<Expression>),
 }
 
 /// The owners of tables.

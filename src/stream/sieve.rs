@@ -35,7 +35,7 @@ pub enum Sieved {
     /// Everything, byte by byte.
     Whole,
     /// Some of it, with the definitions that it names.
-    Narrowed(Entry, Vec<Arc<TableDef>>),
+    Narrowed(Box<Entry>, Vec<Arc<TableDef>>),
 }
 
 /// An entry cannot be sieved; nothing of it may leave.
@@ -151,7 +151,7 @@ impl Sieve {
             return Ok(Sieved::Nothing);
         }
         let header = EntryHeader { tables: tables.iter().map(|table| table.fingerprint).collect(), ..header.clone() };
-        Ok(Sieved::Narrowed(Entry::new(header, encode_changes(&kept)), tables))
+        Ok(Sieved::Narrowed(Box::new(Entry::new(header, encode_changes(&kept))), tables))
     }
 
     fn change(&self, table: &Arc<TableDef>, origin: &str, change: Change) -> Result<Option<Change>, FilterError> {
