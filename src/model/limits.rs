@@ -50,3 +50,7 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub const DATABASE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a SQLite database's `data_version`.
 pub const CAPTURE_POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// A length of time in the configuration: 100 years.
+pub const PERIOD_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// A file that holds a secret (a token).
+pub const SECRET_BYTES_MAX: u64 = 16 << 10;

@@ -1,1 +1,3 @@
 //! Room: node.
+
+pub mod config;
