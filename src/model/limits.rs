@@ -54,3 +54,7 @@ pub const CAPTURE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 pub const COPY_MESSAGES_MAX: usize = 256;
 /// Commands waiting at a database.
 pub const DATABASE_COMMANDS_MAX: usize = 64;
+/// A length of time in the configuration: 100 years.
+pub const PERIOD_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// A file that holds a secret (a token).
+pub const SECRET_BYTES_MAX: u64 = 16 << 10;

@@ -2,6 +2,7 @@
 
 mod book;
 mod capture;
+pub mod config;
 mod copies;
 mod database;
 mod folder;
