@@ -58,3 +58,7 @@ pub const DATABASE_COMMANDS_MAX: usize = 64;
 pub const PERIOD_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// A file that holds a secret (a token).
 pub const SECRET_BYTES_MAX: u64 = 16 << 10;
+/// Epochs that a log lists, one for every opening; beyond it the oldest are forgotten, empty ones first.
+pub const LOG_EPOCHS_MAX: usize = 4_096;
+/// Epochs that a log remembers of each origin.
+pub const ORIGIN_EPOCHS_MAX: usize = 1_024;
