@@ -1,0 +1,4 @@
+//! Trees of real processes on real files.
+
+mod levels;
+mod site;
