@@ -79,3 +79,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const LINK_READ_BUFFER_BYTES: usize = 16 << 10;
 /// What a link's socket gathers before it writes without being flushed.
 pub const LINK_WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// Epochs that a log lists, one for every opening; beyond it the oldest are forgotten, empty ones first.
+pub const LOG_EPOCHS_MAX: usize = 4_096;
+/// Epochs that a log remembers of each origin.
+pub const ORIGIN_EPOCHS_MAX: usize = 1_024;
