@@ -19,12 +19,6 @@ impl Fragments {
     pub fn new(encoded: Bytes) -> Fragments {
         Fragments { whole: encoded.len() <= limits::FRAGMENT_BYTES_MAX, rest: Some(encoded) }
     }
-
-    /// Whether it fits into one WebSocket message, so that it may pass between fragments of another.
-    #[cfg(test)]
-    pub fn is_whole(&self) -> bool {
-        self.whole
-    }
 }
 
 impl Iterator for Fragments {

@@ -108,7 +108,9 @@ impl From<ProtocolError> for Refusal {
             ProtocolError::TooLarge { .. } => {
                 (code::TOO_LARGE, "messages are bounded", "send less: fewer tables, nodes, or smaller rows")
             }
-            ProtocolError::Newer(_) => (code::NEWER_VERSION, "the peer is of a newer version", "upgrade this node first"),
+            ProtocolError::Newer(_) => {
+                (code::NEWER_VERSION, "the peer is of a newer version", "upgrade this node first")
+            }
         };
         refusal(code, false, error.to_string(), why, todo)
     }
@@ -162,9 +164,7 @@ impl Message {
             }),
             Message::Heartbeat { id, heads } => Kind::Heartbeat(hello::heartbeat_to_wire(*id, heads)),
             Message::HeartbeatEcho { id } => Kind::HeartbeatEcho(wire::EchoWire { id: *id }),
-            Message::Path(path) => {
-                Kind::Path(wire::PathWire { path: path.iter().map(hello::node_to_wire).collect() })
-            }
+            Message::Path(path) => Kind::Path(wire::PathWire { path: path.iter().map(hello::node_to_wire).collect() }),
             Message::Below(below) => {
                 Kind::Below(wire::BelowListWire { below: below.iter().map(hello::below_to_wire).collect() })
             }
