@@ -6,9 +6,10 @@ use std::sync::Arc;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use axum::serve::ListenerExt;
 use axum::{Router, middleware};
 use serde_json::json;
 use thiserror::Error;
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 
 use super::{access, entries, metrics, operate};
 use crate::node::{Node, Status, Tree, ready};
+use crate::peer::{Serving, Timing};
 
 /// The HTTP server could not start.
 #[derive(Debug, Error)]
@@ -38,6 +40,12 @@ pub async fn serve(node: Arc<Node>, address: SocketAddr) -> Result<SocketAddr, S
     let stop = node.shared.stop.clone();
     let app = router(node.clone());
     node.shared.tasks.spawn(async move {
+        let listener = listener.tap_io(|stream| {
+            // Heartbeats and small transactions leave at once.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!("TCP_NODELAY: {error}");
+            }
+        });
         let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
         if let Err(error) = served.await {
             tracing::error!("error[WS-HTTP-001]: the HTTP server ended: {error}");
@@ -82,7 +90,9 @@ async fn readyz(State(node): Shared) -> Response {
 }
 
 async fn peer(State(node): Shared, upgrade: WebSocketUpgrade) -> Response {
-    crate::peer::serve_peer(upgrade, node.host(), node.shared.stop.clone())
+    let serving =
+        Serving { stop: node.shared.stop.clone(), tasks: node.shared.tasks.clone(), timing: Timing::default() };
+    crate::peer::serve_peer(upgrade, node.host(), serving)
 }
 
 async fn not_found(request: Request) -> Response {

@@ -62,3 +62,32 @@ pub const SECRET_BYTES_MAX: u64 = 16 << 10;
 pub const LOG_EPOCHS_MAX: usize = 4_096;
 /// Epochs that a log remembers of each origin.
 pub const ORIGIN_EPOCHS_MAX: usize = 1_024;
+/// A message between nodes larger than this travels in fragments, so that pings, acknowledgements and control messages
+/// pass between them and a slow link still shows that it is alive. Entries are gathered into messages of about this size.
+pub const FRAGMENT_BYTES_MAX: usize = 128 << 10;
+/// A WebSocket message on a link: a fragment and its envelope.
+pub const LINK_FRAME_BYTES_MAX: usize = FRAGMENT_BYTES_MAX + 64;
+/// What a message with entries costs of a link's credits at least; bounds how many may wait at the receiver.
+pub const MESSAGE_CREDIT_BYTES_MIN: u64 = 1 << 10;
+/// What a receiver gathers from a link into one append, one message aside.
+pub const LINK_APPEND_BYTES_MAX: u64 = 4 << 20;
+/// Heartbeats that may be under way in one direction; no further one is sent until an echo has come.
+pub const HEARTBEATS_UNANSWERED_MAX: usize = 16;
+/// Logs whose progress one heartbeat carries.
+pub const HEADS_MAX: usize = SUBTREE_NODES_MAX;
+/// Control messages (copies, offers) of a node that wait for a link; further ones wait for room.
+pub const LINK_CONTROL_MAX: usize = 16;
+/// Tables that one side of a link may offer, and definitions that may travel with one message.
+pub const OFFERS_MAX: usize = 10_000;
+/// Rows of one chunk of a first copy that a receiver accepts.
+pub const COPY_CHUNK_ROWS_MAX: usize = 10 * COPY_CHUNK_ROWS;
+/// The text of a failure that a peer sends.
+pub const FAILURE_BYTES_MAX: usize = 4 << 10;
+/// How long telling a peer why its link ends may take.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one attempt to reach the parent (name lookup, connection, WebSocket handshake) may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a link's socket reads at once.
+pub const LINK_READ_BUFFER_BYTES: usize = 16 << 10;
+/// What a link's socket gathers before it writes without being flushed.
+pub const LINK_WRITE_BUFFER_BYTES: usize = 64 << 10;

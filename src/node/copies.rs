@@ -267,7 +267,13 @@ async fn parked(shared: &Arc<Shared>, table: &TableName, from: LinkId, error: &s
     let _ = from;
 }
 
-/// Logs that a table's content was copied from `from`, so that everybody else who follows it from here copies it.
+/// The causation id of entries that announce a copy from that peer.
+pub fn copied_from(peer: LinkId) -> String {
+    format!("copied-from-{}", peer.0)
+}
+
+/// Logs that a table's content was copied from `from`, so that everybody else who follows it from here copies it. (The
+/// peer that it came from is not told: see [`super::outgoing`].)
 pub async fn log_copied(shared: &Arc<Shared>, from: LinkId, table: &TableName) {
     let def = shared.tables.borrow().iter().find(|def| def.name == *table).cloned();
     let Some(def) = def else { return };
@@ -276,10 +282,11 @@ pub async fn log_copied(shared: &Arc<Shared>, from: LinkId, table: &TableName) {
         node: shared.name.clone(),
         time: Timestamp::now(),
         tables: vec![def.fingerprint],
+        causation: Some(copied_from(from).into()),
         ..EntryHeader::default()
     };
     let draft = Draft::Local { header, changes: encode_changes(&[change]) };
-    let append = Append { from, tables: vec![def], drafts: vec![draft], upto: None };
+    let append = Append { from: LinkId::LOCAL, tables: vec![def], drafts: vec![draft], upto: None };
     if let Err(error) = shared.log.append(append).await {
         tracing::error!(%table, "error[WS-COPY-001]: that {table} was copied could not be logged: {error} / do: `watershed source resync {table}` at the nodes that follow it from here");
     }

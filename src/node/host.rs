@@ -464,4 +464,8 @@ impl Host for NodeHost {
     fn below(&self) -> watch::Receiver<Vec<Below>> {
         self.0.below.subscribe()
     }
+
+    fn spool_dir(&self) -> std::path::PathBuf {
+        self.0.data_dir.clone()
+    }
 }

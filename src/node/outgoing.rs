@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::copies::copied_from;
 use crate::log::{Limit, Log, SourceError};
 use crate::model::{Batch, Cursor, Fingerprint, LinkId, Position, ReadFrom, TableDef};
 use crate::peer::{Outbound, Outgoing, Refusal};
@@ -19,6 +20,7 @@ const CURSOR_DELAY: Duration = Duration::from_millis(250);
 pub struct LogOutgoing {
     log: Arc<dyn Log>,
     to: LinkId,
+    copied_from: String,
     sieve: Arc<Sieve>,
     tail: watch::Receiver<Position>,
     from: ReadFrom,
@@ -32,15 +34,16 @@ impl LogOutgoing {
         // A start that the peer does not know of is announced as soon as the link stands.
         let sent = if announced { received } else { Cursor { position: Position::ZERO, ..received } };
         let tail = log.tail();
-        LogOutgoing { log, to, sieve, tail, from: received.position.into(), covered: received, sent }
+        LogOutgoing { log, to, copied_from: copied_from(to), sieve, tail, from: received.position.into(), covered: received, sent }
     }
 
     fn take(&mut self, batch: Batch) -> Result<Option<Outbound>, Refusal> {
         let mut out = Outbound { entries: Vec::new(), tables: Vec::new(), upto: batch.upto };
         for logged in batch.entries {
-            let origin = logged.entry.header().origin;
-            // Law 5: never back where it came from, nor to where it was made.
-            if logged.from == self.to || origin.is_some_and(|origin| origin.log == self.to.0) {
+            let header = logged.entry.header();
+            // Law 5: never back where it came from, nor to where it was made; a copy is not announced to its source.
+            let made_there = header.origin.is_some_and(|origin| origin.log == self.to.0);
+            if logged.from == self.to || made_there || header.causation.as_deref() == Some(&*self.copied_from) {
                 continue;
             }
             match self.sieve.entry(&logged.entry, &batch.catalog).map_err(|error| stopped(logged.position, &error))? {

@@ -19,7 +19,7 @@ use super::shared::{Shared, SharedParts};
 use crate::log::segments::{SegmentLog, SegmentOptions};
 use crate::log::{Log, Retention};
 use crate::model::{LinkId, TableDef, limits};
-use crate::peer::{Retry, run_child};
+use crate::peer::{ParentUrl, Retry, run_child};
 use crate::sqlite::{Applier, ApplierOptions, Capture, CaptureOptions, inspect};
 use crate::view::{LaneView as _, View as _};
 
@@ -78,7 +78,11 @@ impl Node {
         if let Some(parent) = &settings.parent {
             let retry = Retry { first: parent.retry_first, max: parent.retry_max };
             let host = Arc::new(NodeHost(node.shared.clone()));
-            let (url, stop, state) = (parent.url.clone(), node.shared.stop.clone(), node.shared.dial.clone());
+            let url = ParentUrl::parse(&parent.url).map_err(|refusal| {
+                let why = "the parent cannot be dialled at that address";
+                NodeError::new("WS-CFG-020", Exit::Configuration, refusal, why, "correct [parent] url")
+            })?;
+            let (stop, state) = (node.shared.stop.clone(), node.shared.dial.clone());
             node.shared.tasks.spawn(async move { run_child(url, host, retry, stop, state).await });
         }
         Ok(node)

@@ -10,6 +10,6 @@ mod sieve;
 pub use expression::{Expression, ExpressionError, Scope};
 pub use filter::{CelFilter, CelRule, Destination, Filter, FilterError, Verdict};
 pub use follow::{FollowError, Follower, Step, follow};
-pub use ownership::{Owner, Ownership, Refused};
+pub use ownership::{OnRefused, Owner, Ownership, Refused};
 pub use selection::{Selection, SelectionError};
 pub use sieve::{Sieve, SieveError, Sieved};
