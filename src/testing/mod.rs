@@ -1,1 +1,3 @@
-//! Room: testing.
+//! Room: testing. Conformance suites and storage that fails, for tests of ours and of whoever implements a trait.
+
+pub mod log_conformance;
