@@ -50,3 +50,5 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub const DATABASE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a SQLite database's `data_version`.
 pub const CAPTURE_POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// Prepared statements that an applying connection keeps.
+pub const APPLY_STATEMENTS_MAX: usize = 256;
