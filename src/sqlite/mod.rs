@@ -1,1 +1,6 @@
 //! Room: sqlite.
+
+mod apply;
+mod range;
+
+pub use apply::{Applier, ApplierOptions};

@@ -1,0 +1,1 @@
+//! First copies under writing converge.
