@@ -1,3 +1,4 @@
 //! Room: node.
 
 pub mod config;
+pub mod entry_json;
