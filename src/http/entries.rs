@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use super::server::{Shared, error};
 use crate::log::{Limit, SourceError};
 use crate::model::{Cursor, LinkId, LogId, Logged, Position, ReadFrom, TableName, Timestamp};
-use crate::node::{Node, write_entry};
+use crate::node::Node;
+use crate::node::entry_json::write_entry;
 
 /// Entries in an answer that asks for none in particular.
 const LIMIT_DEFAULT: u64 = 1_000;

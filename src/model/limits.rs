@@ -91,3 +91,27 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const LINK_READ_BUFFER_BYTES: usize = 16 << 10;
 /// What a link's socket gathers before it writes without being flushed.
 pub const LINK_WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// A segment's header: table definitions, origins and cursors.
+pub const SEGMENT_HEADER_BYTES_MAX: usize = 256 << 20;
+/// Entries of a log are put into batches of about this size, which are checked and read whole.
+pub const LOG_BATCH_BYTES_TARGET: usize = 256 << 10;
+/// Distance between two places in a segment's index.
+pub const SEGMENT_INDEX_BYTES: u64 = 32 << 10;
+/// When nothing has been appended for this long, the log notes that everything is durable.
+pub const LOG_IDLE_MARK_DELAY: Duration = Duration::from_millis(50);
+/// How long a group commit waits at most for the appenders that were in the last group.
+pub const LOG_GROUP_DELAY_MAX: Duration = Duration::from_micros(200);
+/// How long a log keeps what nobody needs.
+pub const RETAIN_TIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What a log takes on disk at most.
+pub const RETAIN_BYTES_DEFAULT: u64 = 50 << 30;
+/// Prepared statements that an applying connection keeps.
+pub const APPLY_STATEMENTS_MAX: usize = 256;
+/// How long connecting to a node's admin API may take.
+pub const ADMIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one answer of a node's admin API may take.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// One JSON answer of a node's admin API.
+pub const ADMIN_ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Files that a node may want open at once: below this `doctor` warns.
+pub const OPEN_FILES_MIN: u64 = 1_024;

@@ -5,7 +5,7 @@ mod capture;
 pub mod config;
 mod copies;
 mod database;
-mod entry_json;
+pub mod entry_json;
 mod folder;
 mod host;
 mod operate;
@@ -18,7 +18,6 @@ mod shared;
 mod status;
 mod wiring;
 
-pub use entry_json::{EntryJsonError, write_change, write_entry, write_value};
 pub use folder::{Folder, lock};
 pub use operate::{Order, OrderError};
 pub use policy::{Policy, SendPolicy};

@@ -20,7 +20,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// Follows references and skips `null` alternatives.
-pub(super) fn resolve<'a>(schema: &'a Json, root: &'a Json) -> &'a Json {
+pub fn resolve<'a>(schema: &'a Json, root: &'a Json) -> &'a Json {
     if let Some(name) = schema["$ref"].as_str().and_then(|text| text.strip_prefix("#/$defs/")) {
         return resolve(&root["$defs"][name], root);
     }

@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use error::{ConfigError, FileText, Mistake};
-pub use keys::{describe, known_keys, nearest, schema};
+pub use keys::{describe, known_keys, nearest, resolve, schema};
 pub use load::Overrides;
 pub use rules::{ColumnRule, Conflicts, FilterOp, FilterRule, LaneConfig, SendConfig, SendRule, TableRule, ViewConfig};
 pub use sections::{
@@ -46,20 +46,26 @@ pub struct Config {
     pub database: Option<DatabaseConfig>,
     /// Other databases that follow this node's log.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
     pub copy: BTreeMap<String, CopyConfig>,
     /// The node's own log `main`, and feeds.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
     pub log: BTreeMap<String, LogConfig>,
     /// What leaves, and to whom; nothing by default.
+    #[schemars(default)]
     pub send: SendConfig,
     /// Who writes which rows.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
     pub table: BTreeMap<String, TableRule>,
     /// Tables that share a cursor.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
     pub lane: BTreeMap<String, LaneConfig>,
     /// Projections of logs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
     pub view: BTreeMap<String, ViewConfig>,
     /// Append-only tables copied to other databases.
     #[serde(skip_serializing_if = "Option::is_none")]
