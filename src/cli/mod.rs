@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod config;
 mod demo;
+mod demo_tree;
 mod diff;
 mod doctor;
 mod exit;
@@ -14,6 +15,7 @@ mod log;
 mod log_follow;
 mod logging;
 mod man;
+mod node_run;
 mod output;
 mod peer;
 mod run;
@@ -39,7 +41,7 @@ const SCREEN: &str = "\
 Usage: watershed [OPTIONS] <COMMAND>
 
 Start here:
-  demo         Two nodes and two databases in one process, to look at
+  demo         Three nodes and their databases in one process, to look at
   init         Write a commented watershed.toml
   check        Read the configuration, look at everything it names
   run          Run the node

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
+use super::node_run::run_node;
 use super::{ExitError, Global, output};
 use crate::node::config::{Config, DatabaseUrl, SendRule};
 
@@ -27,11 +28,6 @@ impl Run {
         }
         run_node(config)
     }
-}
-
-/// Runs a node until a signal stops it.
-fn run_node(_config: Config) -> Result<(), ExitError> {
-    Err(ExitError::not_connected("run"))
 }
 
 /// What a node with this configuration would do.

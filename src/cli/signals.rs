@@ -15,7 +15,7 @@ pub(super) fn end_quietly() -> Result<(), ExitError> {
 
 /// Returns at the first SIGINT or SIGTERM.
 #[cfg(unix)]
-async fn stopped() {
+pub(super) async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
     tokio::select! {
@@ -25,7 +25,7 @@ async fn stopped() {
 }
 
 #[cfg(not(unix))]
-async fn stopped() {
+pub(super) async fn stopped() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }

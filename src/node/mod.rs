@@ -8,6 +8,7 @@ mod database;
 pub mod entry_json;
 mod folder;
 mod host;
+mod offline;
 mod operate;
 mod outgoing;
 mod policy;
@@ -18,7 +19,9 @@ mod shared;
 mod status;
 mod wiring;
 
+pub use database::ApplyState;
 pub use folder::{Folder, lock};
+pub use offline::{drop_database, drop_peer};
 pub use operate::{Order, OrderError};
 pub use policy::{Policy, SendPolicy};
 pub use running::Node;

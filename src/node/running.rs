@@ -16,8 +16,8 @@ use super::host::NodeHost;
 use super::retention;
 use super::settings::{DatabaseSettings, Exit, NodeError, Settings};
 use super::shared::{Shared, SharedParts};
-use crate::log::segments::{SegmentLog, SegmentOptions};
-use crate::log::{Log, Retention};
+use crate::log::segments::{Retention, SegmentLog, SegmentOptions};
+use crate::log::Log;
 use crate::model::{LinkId, TableDef, limits};
 use crate::peer::{ParentUrl, Retry, run_child};
 use crate::sqlite::{Applier, ApplierOptions, Capture, CaptureOptions, inspect};
@@ -127,7 +127,7 @@ impl Node {
         }
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        if let Err(error) = self.segments.close().await {
+        if let Err(error) = self.segments.close() {
             tracing::error!("error[WS-LOG-004]: closing the log: {error}; it is recovered at the next start");
         }
     }
