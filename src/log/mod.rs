@@ -4,6 +4,13 @@
 //! released ≤ applied by every view ≤ durable = tail ≤ appended
 //! ```
 
+mod ledger;
+pub mod memory;
+pub mod segments;
+mod spool;
+
+pub use spool::Spool;
+
 use std::io;
 use std::sync::Arc;
 

@@ -209,35 +209,40 @@ fn put_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
 /// Encodes an entry's envelope around encoded changes.
 pub(super) fn encode_entry(header: &EntryHeader, changes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(96 + header.node.len() + 9 * header.tables.len() + changes.len());
+    put_entry(&mut out, header, changes);
+    out
+}
+
+/// Appends an entry's encoding to a buffer: the same bytes as [`super::Entry::new`].
+pub fn put_entry(out: &mut Vec<u8>, header: &EntryHeader, changes: &[u8]) {
     if let Some(origin) = header.origin {
         let (high, low) = origin.log.halves();
-        put_fixed64(&mut out, tag::ORIGIN_LOG_HIGH, high);
-        put_fixed64(&mut out, tag::ORIGIN_LOG_LOW, low);
-        put_fixed64(&mut out, tag::ORIGIN_EPOCH, origin.epoch.0);
-        put_varint(&mut out, tag::ORIGIN_POSITION, origin.position.0);
+        put_fixed64(out, tag::ORIGIN_LOG_HIGH, high);
+        put_fixed64(out, tag::ORIGIN_LOG_LOW, low);
+        put_fixed64(out, tag::ORIGIN_EPOCH, origin.epoch.0);
+        put_varint(out, tag::ORIGIN_POSITION, origin.position.0);
     }
-    put_varint(&mut out, tag::LAMPORT, header.lamport.0);
-    put_varint(&mut out, tag::TIME, header.time.0 as u64);
+    put_varint(out, tag::LAMPORT, header.lamport.0);
+    put_varint(out, tag::TIME, header.time.0 as u64);
     if !header.node.is_empty() {
-        put_bytes(&mut out, tag::NODE, header.node.as_bytes());
+        put_bytes(out, tag::NODE, header.node.as_bytes());
     }
     if let Some(correlation) = &header.correlation {
-        put_bytes(&mut out, tag::CORRELATION, correlation.as_bytes());
+        put_bytes(out, tag::CORRELATION, correlation.as_bytes());
     }
     if let Some(causation) = &header.causation {
-        put_bytes(&mut out, tag::CAUSATION, causation.as_bytes());
+        put_bytes(out, tag::CAUSATION, causation.as_bytes());
     }
     if header.part > 0 {
-        put_varint(&mut out, tag::PART, u64::from(header.part));
+        put_varint(out, tag::PART, u64::from(header.part));
     }
     if header.more {
-        put_varint(&mut out, tag::MORE, 1);
+        put_varint(out, tag::MORE, 1);
     }
     for table in &header.tables {
-        put_fixed64(&mut out, tag::TABLES, table.0);
+        put_fixed64(out, tag::TABLES, table.0);
     }
-    put_bytes(&mut out, tag::CHANGES, changes);
-    out
+    put_bytes(out, tag::CHANGES, changes);
 }
 
 /// Takes a length-delimited field.

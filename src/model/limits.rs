@@ -62,3 +62,21 @@ pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
 pub const ADMIN_ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Files that a node may want open at once: below this `doctor` warns.
 pub const OPEN_FILES_MIN: u64 = 1_024;
+/// Epochs that a log lists, one for every opening; beyond it the oldest are forgotten, empty ones first.
+pub const LOG_EPOCHS_MAX: usize = 4_096;
+/// Epochs that a log remembers of each origin.
+pub const ORIGIN_EPOCHS_MAX: usize = 1_024;
+/// A segment's header: table definitions, origins and cursors.
+pub const SEGMENT_HEADER_BYTES_MAX: usize = 256 << 20;
+/// Entries of a log are put into batches of about this size, which are checked and read whole.
+pub const LOG_BATCH_BYTES_TARGET: usize = 256 << 10;
+/// Distance between two places in a segment's index.
+pub const SEGMENT_INDEX_BYTES: u64 = 32 << 10;
+/// When nothing has been appended for this long, the log notes that everything is durable.
+pub const LOG_IDLE_MARK_DELAY: Duration = Duration::from_millis(50);
+/// How long a group commit waits at most for the appenders that were in the last group.
+pub const LOG_GROUP_DELAY_MAX: Duration = Duration::from_micros(200);
+/// How long a log keeps what nobody needs.
+pub const RETAIN_TIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What a log takes on disk at most.
+pub const RETAIN_BYTES_DEFAULT: u64 = 50 << 30;

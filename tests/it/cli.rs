@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use tempfile::TempDir;
+use watershed::log::segments::{SegmentLog, SegmentOptions};
+use watershed::log::{Append, Draft, Log};
+use watershed::model::{Change, Column, EntryHeader, Kind, LinkId, Op, TableDef, Value, encode_changes};
 
 fn watershed(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_watershed"));
@@ -358,4 +362,85 @@ fn doctor_looks_at_the_configuration_and_ends_with_1_when_something_is_wrong() {
     expect_exit(&output, 1);
     let found: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!((&found["schema"], &found["ok"]), (&serde_json::json!(1), &serde_json::json!(false)));
+}
+
+/// Writes a configuration, and a log of three entries in its data folder.
+fn stopped_node() -> TempDir {
+    let folder = folder();
+    expect_exit(&run(folder.path(), &["init", "sqlite:shop.db"]), 0);
+    let column = |name: &str, key| Column { name: name.into(), type_name: "".into(), key };
+    let table = Arc::new(TableDef::new("orders".parse().expect("a name"), vec![column("id", 1), column("note", 0)]));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let options = SegmentOptions::new(folder.path().join("shop.data/logs/main"));
+        let log =
+            SegmentLog::open(SegmentOptions { segment_bytes: 1 << 16, ..options }).expect("a log in an empty folder");
+        for id in ["1", "2", "3"] {
+            let row = Some(vec![Value::new(Kind::Integer, id), Value::new(Kind::Text, "x")]);
+            let change = Change { table: 0, op: Op::Insert, row, old: None };
+            let header = EntryHeader { node: "shop".into(), tables: vec![table.fingerprint], ..EntryHeader::default() };
+            let drafts = vec![Draft::Local { header, changes: encode_changes(&[change]) }];
+            let append = Append { from: LinkId::LOCAL, tables: vec![table.clone()], drafts, upto: None };
+            log.append(append).await.expect("the append is durable");
+        }
+        log.close().expect("the log closes");
+    });
+    folder
+}
+
+#[test]
+fn the_log_of_a_stopped_node_is_read_without_changing_it() {
+    let folder = stopped_node();
+    let lines = stdout(&run(folder.path(), &["log", "export"]));
+    let entries: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ids: Vec<i64> = entries.iter().map(|entry| entry["changes"][0]["key"]["id"].as_i64().unwrap()).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    let last = stdout(&run(folder.path(), &["log", "read", "--tail", "1"]));
+    assert!(last.contains("insert   orders  {\"id\":3,\"note\":\"x\"}"), "{last}");
+    let cursor = entries[0]["cursor"].as_str().unwrap();
+    for (after, count) in [(cursor, 2), ("2", 1), ("0", 3)] {
+        let shown = stdout(&run(folder.path(), &["log", "read", "--json", "--after", after]));
+        assert_eq!(shown.lines().count(), count, "after {after}: {shown}");
+    }
+    let none = run(folder.path(), &["log", "read", "--tables", "others"]);
+    expect_exit(&none, 0);
+    assert!(none.stdout.is_empty());
+    let shown = run(folder.path(), &["log", "ls"]);
+    assert!(stdout(&shown).contains("stopped"), "{}{}", stdout(&shown), stderr(&shown));
+}
+
+#[test]
+fn a_cursor_of_another_log_is_for_an_operator() {
+    let folder = stopped_node();
+    let cursor = format!("{:032x}-{:016x}-1", 5, 7);
+    expect_exit(&run(folder.path(), &["log", "read", "--after", &cursor]), 5);
+    expect_exit(&run(folder.path(), &["log", "read", "--after", "nonsense"]), 2);
+}
+
+#[test]
+fn verify_counts_what_is_whole_and_stops_at_damage() {
+    let folder = stopped_node();
+    let output = run(folder.path(), &["log", "verify", "--json"]);
+    expect_exit(&output, 0);
+    let found: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&found["entries"], &found["tail"]), (&serde_json::json!(3), &serde_json::json!(3)));
+    let logs = folder.path().join("shop.data/logs/main");
+    let files = fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap().path());
+    let in_file = |path: &PathBuf| fs::read(path).unwrap().windows(4).position(|four| four == b"shop");
+    let (file, at) = files.filter_map(|path| Some((path.clone(), in_file(&path)?))).next().expect("an entry on disk");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let output = run(folder.path(), &["log", "verify"]);
+    expect_exit(&output, 5);
+    assert!(stderr(&output).starts_with("error[WS-CLI-020]: the log is damaged\nwhy: segment "), "{}", stderr(&output));
+}
+
+#[test]
+fn a_log_that_is_in_use_is_locked() {
+    let folder = stopped_node();
+    let log = SegmentLog::open(SegmentOptions::new(folder.path().join("shop.data/logs/main"))).unwrap();
+    expect_exit(&run(folder.path(), &["log", "verify"]), 7);
+    drop(log);
+    expect_exit(&run(folder.path(), &["log", "verify"]), 0);
 }
