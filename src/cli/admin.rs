@@ -25,7 +25,7 @@ impl Admin {
     /// # Errors
     /// Exit 4 when there is none: the node has never run, or another data folder is meant.
     pub fn of(config: &Config) -> Result<Admin, ExitError> {
-        let path = config.node.data_dir.join("admin.token");
+        let path = config.node.admin_token_path();
         let file = config.path().display().to_string();
         let mut token = String::new();
         let read = File::open(&path).and_then(|from| from.take(limits::SECRET_BYTES_MAX).read_to_string(&mut token));

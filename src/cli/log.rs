@@ -1,13 +1,14 @@
 //! `watershed log`: of a running node over HTTP; of a stopped one from its data folder, read-only.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use super::log_follow::{Range, export, read, tail};
-use super::{Exit, ExitError, Global, block_on, output};
+use super::{Exit, ExitError, Global, output};
 use crate::log::Log as LogStore;
+use crate::log::segments::{self, OpenError, SegmentLog};
 use crate::node::config::Config;
 
 /// What is in the logs
@@ -58,34 +59,44 @@ impl Log {
     }
 }
 
-/// The folder of a log.
-fn folder(config: &Config, log: &str) -> Result<std::path::PathBuf, ExitError> {
+/// The folder of a log that has run.
+fn folder(config: &Config, log: &str) -> Result<PathBuf, ExitError> {
     if log != "main" {
         let why = "this version has one log per node";
         return Err(ExitError::new("WS-CLI-009", Exit::Usage, format!("there is no log {log:?}"), why, "use `main`"));
     }
-    let folder = config.node.data_dir.join("logs").join(log);
+    let folder = config.node.log_dir(log);
     if folder.is_dir() {
         return Ok(folder);
     }
-    let (message, why) = (format!("there is no log in {}", folder.display()), "the node has not run yet");
+    Err(missing(config, &folder.display().to_string()))
+}
+
+fn missing(config: &Config, place: &str) -> ExitError {
     let fix = format!("start it: `watershed run -c {}`", config.path().display());
-    Err(ExitError::new("WS-CLI-010", Exit::Failure, message, why, fix))
+    ExitError::new("WS-CLI-010", Exit::Failure, format!("there is no log in {place}"), "the node has not run yet", fix)
+}
+
+/// Why a log on disk cannot be opened, as an exit.
+fn not_opened(config: &Config, error: OpenError) -> ExitError {
+    let why = error.to_string();
+    let (exit, message, fix) = match error {
+        OpenError::Missing(place) => return missing(config, &place),
+        OpenError::Locked { .. } => {
+            (Exit::Locked, "another process has the log", "stop it, or ask it over its `listen`")
+        }
+        OpenError::Damaged { .. } => {
+            (Exit::Operator, "the log is damaged", "nothing was changed; copy the folder before anything else")
+        }
+        OpenError::DiskFull { .. } | OpenError::Io(_) => (Exit::Failure, "the log cannot be opened", "see the reason"),
+    };
+    ExitError::new("WS-CLI-020", exit, message, why, fix)
 }
 
 /// Opens the log of a stopped node; writes and repairs nothing.
 pub(super) fn open_stopped(config: &Config, log: &str) -> Result<Box<dyn LogStore>, ExitError> {
-    open_folder(&folder(config, log)?)
-}
-
-/// The segments engine, read-only.
-fn open_folder(_folder: &Path) -> Result<Box<dyn LogStore>, ExitError> {
-    Err(ExitError::not_connected("log"))
-}
-
-/// Checks every byte of a log's folder; gives what was found, for printing.
-fn verify_folder(_folder: &Path) -> Result<Json, ExitError> {
-    Err(ExitError::not_connected("log verify"))
+    let opened = SegmentLog::open_read_only(&folder(config, log)?);
+    Ok(Box::new(opened.map_err(|error| not_opened(config, error))?))
 }
 
 fn ls(global: &Global) -> Result<(), ExitError> {
@@ -105,6 +116,11 @@ fn ls(global: &Global) -> Result<(), ExitError> {
 }
 
 fn verify(global: &Global, log: &str) -> Result<(), ExitError> {
-    let found = block_on(async { verify_folder(&folder(&global.config()?, log)?) })?;
+    let config = global.config()?;
+    let found = segments::verify(&folder(&config, log)?).map_err(|error| not_opened(&config, error))?;
+    let found = json!({
+        "log": log, "state": "whole", "segments": found.segments, "batches": found.batches, "entries": found.entries,
+        "oldest": found.oldest.0, "tail": found.tail.0, "torn_bytes": found.torn_bytes,
+    });
     if global.json { output::object(found) } else { output::line(&output::answer(&found)) }
 }

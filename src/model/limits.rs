@@ -58,6 +58,14 @@ pub const DATABASE_COMMANDS_MAX: usize = 64;
 pub const PERIOD_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// A file that holds a secret (a token).
 pub const SECRET_BYTES_MAX: u64 = 16 << 10;
+/// How long connecting to a node's admin API may take.
+pub const ADMIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one answer of a node's admin API may take.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// One JSON answer of a node's admin API.
+pub const ADMIN_ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Files that a node may want open at once: below this `doctor` warns.
+pub const OPEN_FILES_MIN: u64 = 1_024;
 /// Epochs that a log lists, one for every opening; beyond it the oldest are forgotten, empty ones first.
 pub const LOG_EPOCHS_MAX: usize = 4_096;
 /// Epochs that a log remembers of each origin.

@@ -367,6 +367,9 @@ impl SegmentPrefix {
         if (header_bytes as usize) < SEGMENT_FIXED || header_bytes as usize > limits::SEGMENT_HEADER_BYTES_MAX {
             return Err(format!("the segment's header announces {header_bytes} bytes"));
         }
+        if u64::from(header_bytes) > capacity {
+            return Err(format!("the segment's header announces {header_bytes} bytes in a file of {capacity}"));
+        }
         Ok(SegmentPrefix { header_bytes, capacity, crc: u32_at(bytes, 12) })
     }
 

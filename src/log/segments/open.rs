@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::error::OpenError;
-use super::format::SegmentHeader;
+use super::format::{BATCH_HEADER, SegmentHeader};
 use super::reserve::{Reserve, sweep};
 use super::scan::{self, Found, Scan};
 use super::segment::Segment;
@@ -99,7 +99,7 @@ fn create(options: &SegmentOptions, storage: Arc<dyn Storage>, reserve: Reserve)
     ledger.begin_epoch(Epoch::draw());
     let mut header = SegmentHeader::new(&ledger, std::iter::empty());
     (header.base, header.sequence) = (1, 1);
-    let needed = header.encode(0).len() as u64 + 4096;
+    let needed = header.encode(0).len() as u64 + 2 * BATCH_HEADER as u64;
     let begun = reserve.take(needed, |file, capacity| {
         let bytes = header.encode(capacity);
         file.write_at(&bytes, 0)?;

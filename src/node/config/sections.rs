@@ -69,6 +69,16 @@ pub struct TokenConfig {
 }
 
 impl NodeConfig {
+    /// The folder of one of its logs.
+    pub fn log_dir(&self, log: &str) -> PathBuf {
+        self.data_dir.join("logs").join(log)
+    }
+
+    /// Where a running node leaves the token for its admin API (mode 0600).
+    pub fn admin_token_path(&self) -> PathBuf {
+        self.data_dir.join("admin.token")
+    }
+
     pub(super) fn settle(&mut self, base: &Path) {
         if self.data_dir.as_os_str().is_empty() {
             self.data_dir = format!("{}.data", self.name).into();

@@ -237,9 +237,9 @@ impl FromStr for DatabaseUrl {
         let Some(path) = text.strip_prefix("sqlite:") else {
             let shown = redact(text);
             let file = [".db", ".sqlite", ".sqlite3"].iter().any(|end| text.ends_with(end));
-            let hint = if file { format!("did you mean \"sqlite:{text}\"?") } else { String::new() };
+            let hint = if file { format!("; did you mean \"sqlite:{text}\"?") } else { String::new() };
             return Err(format!(
-                "`{shown}` is not a database; write \"sqlite:PATH\" or \"postgres://USER@HOST/NAME\" {hint}"
+                "`{shown}` is not a database; write \"sqlite:PATH\" or \"postgres://USER@HOST/NAME\"{hint}"
             )
             .trim_end()
             .to_string());

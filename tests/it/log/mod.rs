@@ -1,5 +1,9 @@
 //! Logs: the laws that every log keeps, and what a log on disk does under damage.
 
+mod damage;
+mod faults;
+mod folder;
+
 use watershed::log::memory::MemoryLog;
 use watershed::log::segments::{SegmentLog, SegmentOptions};
 use watershed::testing::log_conformance;
