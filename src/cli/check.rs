@@ -2,9 +2,11 @@
 
 use clap::Args;
 
+use super::node_run::runtime;
 use super::run::Plan;
 use super::{ExitError, Global};
 use crate::node::config::Config;
+use crate::node::{Exit as Reach, Node, Settings, preflight, probe_parent};
 
 /// Read the configuration and look at everything it names; changes nothing
 #[derive(Debug, Args)]
@@ -22,12 +24,36 @@ impl Check {
     pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
         let config = global.config()?;
         config.ready()?;
-        check_node(&config, self.apply)?;
-        Plan::of(&config).print(global.json)
+        let (plan, warnings) = check_node(&config, self.apply)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        plan.print(global.json)
     }
 }
 
-/// Looks at the database and the parent, and with `apply` installs what the database needs.
-fn check_node(_config: &Config, apply: bool) -> Result<(), ExitError> {
-    if apply { Err(ExitError::not_connected("check --apply")) } else { Ok(()) }
+/// Looks at the database, the filters and the parent; with `apply` installs what the database needs.
+pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<String>), ExitError> {
+    let settings = Settings::from_config(config)?;
+    let mut found = preflight(&settings)?;
+    let mut plan = Plan::of(config);
+    for sends in &found.sends {
+        let text = format!("{} ({}), about {} rows", sends.table, sends.columns.join(", "), sends.rows);
+        plan.lines.push((format!("sends to {}", sends.to), text));
+    }
+    let parent = runtime()?.block_on(probe_parent(&settings, &found));
+    match parent {
+        Ok(parent) => plan.lines.extend(parent.map(|text| ("parent".to_owned(), text))),
+        // A parent that is away is no fault of this node: it dials until it is there.
+        Err(error) if error.exit == Reach::Unreachable => found.warnings.push(error.to_string()),
+        Err(error) => return Err(error.into()),
+    }
+    if apply {
+        runtime()?.block_on(async {
+            let node = Node::start(Settings { parent: None, ..settings }).await?;
+            node.stop().await;
+            Ok::<_, ExitError>(())
+        })?;
+    }
+    Ok((plan, found.warnings))
 }

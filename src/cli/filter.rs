@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::{Exit, ExitError, Global, output};
-use crate::model::limits;
+use crate::model::{Column, Kind, TableDef, Value, limits};
+use crate::stream::{Expression, ExpressionError, Scope};
 
 /// Filters, tried out
 #[derive(Debug, Args)]
@@ -74,7 +75,34 @@ impl Filter {
     }
 }
 
-/// Compiles the expression and evaluates it over one row.
-fn evaluate(_test: &Test, _row: &Json) -> Result<bool, ExitError> {
-    Err(ExitError::not_connected("filter test"))
+/// Compiles the expression and evaluates it over one row, as if it were inserted.
+fn evaluate(test: &Test, row: &Json) -> Result<bool, ExitError> {
+    let wrong = |error: ExpressionError| {
+        let fix = "write CEL over row, old, table, origin and destination: row.region == \"EU\"";
+        ExitError::new("WS-CLI-018", Exit::Failure, error, "a filter that fails stops its link, and nothing is sent by mistake", fix)
+    };
+    let expression = Expression::new(&test.expr).map_err(wrong)?;
+    let name = if test.table.is_empty() { "row" } else { &test.table };
+    let name = name.parse().map_err(|error| ExitError::new("WS-CLI-019", Exit::Usage, error, "--table names no table", "give a table's name"))?;
+    let (mut columns, mut values) = (Vec::new(), Vec::new());
+    for (column, value) in row.as_object().into_iter().flatten() {
+        let type_name = if value.is_boolean() { "boolean" } else { "" };
+        columns.push(Column { name: column.as_str().into(), type_name: type_name.into(), key: 0 });
+        values.push(value_of(value));
+    }
+    let table = TableDef::new(name, columns);
+    expression.check_columns(&table).map_err(wrong)?;
+    let scope = Scope { table: &table, row: Some(&values), old: None, origin: &test.origin, destination: &test.destination };
+    expression.test(&scope).map_err(wrong)
+}
+
+fn value_of(value: &Json) -> Value {
+    match value {
+        Json::Null => Value::NULL,
+        Json::Bool(flag) => Value::new(Kind::Typed, if *flag { "t" } else { "f" }),
+        Json::Number(number) if number.is_i64() => Value::new(Kind::Integer, number.to_string()),
+        Json::Number(number) => Value::new(Kind::Real, number.to_string()),
+        Json::String(text) => Value::new(Kind::Text, text.clone()),
+        other => Value::new(Kind::Text, other.to_string()),
+    }
 }

@@ -106,6 +106,12 @@ impl Global {
         Admin::of(&self.config()?)
     }
 
+    /// Whether a process has the node's data folder.
+    fn is_running(&self) -> Result<bool, ExitError> {
+        let data_dir = self.config()?.node.data_dir;
+        Ok(data_dir.is_dir() && matches!(crate::node::lock(&data_dir), Err(error) if error.exit == crate::node::Exit::Locked))
+    }
+
     fn file(&self) -> &Path {
         &self.config_filename
     }

@@ -24,7 +24,11 @@ impl Run {
         let config = global.config()?;
         config.ready()?;
         if self.dry_run {
-            return Plan::of(&config).print(global.json);
+            let (plan, warnings) = super::check::check_node(&config, false)?;
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            return plan.print(global.json);
         }
         run_node(config)
     }

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::admin::escape;
+use super::node_run::{drop_database, drop_peer};
 use super::{ExitError, Global, output};
 
 /// Tables and databases that this node reads and applies
@@ -82,6 +83,11 @@ impl Source {
                 ("drop", name)
             }
         };
+        if verb == "drop" && !global.is_running()? {
+            let config = global.config()?;
+            let message = if name == "database" { drop_database(&config)? } else { drop_peer(&config, &name)? };
+            return output::done(global.json, serde_json::json!({ "source": name, "message": message }), &format!("{verb}: {name}"));
+        }
         let answer = global.admin()?.post(&format!("/v1/sources/{}/{verb}", escape(&name)))?;
         output::done(global.json, answer, &format!("{verb}: {name}"))
     }

@@ -123,3 +123,5 @@ pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
 pub const ADMIN_ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Files that a node may want open at once: below this `doctor` warns.
 pub const OPEN_FILES_MIN: u64 = 1_024;
+/// Differing rows that a comparison remembers and looks at again.
+pub const DIFF_RECHECK_MAX: usize = 10_000;

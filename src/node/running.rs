@@ -13,6 +13,7 @@ use super::copies;
 use super::database::{ApplyState, Applying, Command, Database, other_log};
 use super::folder::Folder;
 use super::host::NodeHost;
+use super::preflight::preflight;
 use super::retention;
 use super::settings::{DatabaseSettings, Exit, NodeError, Settings};
 use super::shared::{Shared, SharedParts};
@@ -172,7 +173,10 @@ async fn open_database(
         let selections: Vec<_> = policy.selections().cloned().collect();
         move |table: &crate::model::TableName| selections.iter().any(|selection| selection.matches(table))
     };
-    check_tables(policy, &database.path)?;
+    let found = preflight(settings)?;
+    for warning in &found.warnings {
+        tracing::warn!("{warning}");
+    }
     let resume = log.source_cursor(LinkId::LOCAL).filter(|cursor| !folder.is_dropped(cursor));
     let options = CaptureOptions {
         path: database.path.clone(),
@@ -241,48 +245,6 @@ fn capture_error(error: &crate::sqlite::CaptureError) -> NodeError {
     }
     let exit = if error.is_retryable() { Exit::Unreachable } else { Exit::Failure };
     NodeError::new("WS-SQLITE-003", exit, error, "local changes could not be captured", "mend it and start again")
-}
-
-/// Named tables must exist and be capturable; a star passes over what cannot be captured, and says so.
-fn check_tables(policy: &super::policy::Policy, path: &Path) -> Result<(), NodeError> {
-    let inspection = inspect(path).map_err(|error| {
-        NodeError::new(
-            "WS-SQLITE-004",
-            Exit::Unreachable,
-            error,
-            "the node needs its database at start",
-            "create it, or correct [database] url (relative paths are relative to the configuration file)",
-        )
-    })?;
-    let mut wrong = Vec::new();
-    for table in &inspection.tables {
-        let name = &table.def.name;
-        if !policy.captures(name) || table.problems.is_empty() || table.captured() {
-            continue;
-        }
-        let problem = format!("table {name}: {}", table.problems.join("; "));
-        match policy.names(name) {
-            true => wrong.push(problem),
-            false => tracing::warn!("{problem}; it is matched by a star only, and left out"),
-        }
-    }
-    for named in policy.selections().flat_map(|selection| selection.named()) {
-        if inspection.tables.iter().all(|table| table.def.name != *named) {
-            tracing::warn!(
-                "table {named} is selected and does not exist in the database yet; it is captured from when it is created"
-            );
-        }
-    }
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(NodeError::new(
-        "WS-SQLITE-005",
-        Exit::Configuration,
-        wrong.join("\n"),
-        "its rows could not be told apart, so updates and deletes could not be applied elsewhere",
-        "give the table a PRIMARY KEY, or take it out of the selection",
-    ))
 }
 
 /// The definitions of the selected tables.
