@@ -52,3 +52,5 @@ pub const DATABASE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const CAPTURE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Prepared statements that an applying connection keeps.
 pub const APPLY_STATEMENTS_MAX: usize = 256;
+/// Differing rows that a comparison remembers and looks at again.
+pub const DIFF_RECHECK_MAX: usize = 10_000;

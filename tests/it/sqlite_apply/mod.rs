@@ -1,6 +1,7 @@
 //! The applying half of SQLite, on real files.
 
 mod apply;
+mod compare;
 mod converge;
 mod parking;
 
@@ -132,6 +133,10 @@ impl Script {
         let position = Position(self.last);
         self.entries.push(Logged { position, from, entry });
         position
+    }
+
+    pub fn tail(&self) -> Position {
+        Position(self.last)
     }
 
     /// The entries with `after < position ≤ upto` as one batch.
