@@ -26,13 +26,13 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        5 => (0..10i64, 0..12i64, 0..99i64).prop_map(|(id, u, v)| Step::Put { id, u, v }),
-        2 => (0..10i64).prop_map(|id| Step::Delete { id }),
-        2 => (0..10i64, 0..10i64).prop_map(|(id, to)| Step::Move { id, to }),
-        3 => (0..10i64, 0..10i64).prop_map(|(a, b)| Step::SwapUnique { a, b }),
+        16 => (0..6i64, 0..8i64, 0..99i64).prop_map(|(id, u, v)| Step::Put { id, u, v }),
+        3 => (0..6i64).prop_map(|id| Step::Delete { id }),
+        3 => (0..6i64, 0..6i64).prop_map(|(id, to)| Step::Move { id, to }),
+        3 => (0..6i64, 0..6i64).prop_map(|(a, b)| Step::SwapUnique { a, b }),
         1 => Just(Step::Truncate),
-        5 => Just(Step::Chunk),
-        4 => (1..5u64).prop_map(|entries| Step::Deliver { entries }),
+        6 => Just(Step::Chunk),
+        3 => (1..5u64).prop_map(|entries| Step::Deliver { entries }),
         1 => Just(Step::Restart),
     ]
 }
@@ -190,15 +190,23 @@ fn converges(stale: Vec<(i64, i64)>, before: Vec<Step>, steps: Vec<Step>) -> Res
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_copy_under_writing_converges(
-        stale in prop::collection::vec((0..10i64, 0..12i64), 0..6),
+        stale in prop::collection::vec((0..6i64, 0..8i64), 0..6),
         before in prop::collection::vec(step(), 0..15),
         steps in prop::collection::vec(step(), 0..50),
     ) {
         converges(stale, before, steps).expect("nothing fails");
     }
+}
+
+#[test]
+fn a_replay_after_a_copy_wins_over_what_the_copy_brought_too_early() {
+    let puts = [(1, 5), (1, 6), (2, 5)];
+    let mut steps: Vec<Step> = puts.iter().map(|&(id, u)| Step::Put { id, u, v: 0 }).collect();
+    steps.extend([Step::Chunk, Step::Chunk]);
+    converges(Vec::new(), Vec::new(), steps).expect("the second row is in the way of the first's past");
 }
 
 #[test]

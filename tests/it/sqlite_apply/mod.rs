@@ -3,6 +3,7 @@
 mod apply;
 mod compare;
 mod converge;
+mod crash;
 mod parking;
 
 use std::path::{Path, PathBuf};
