@@ -18,7 +18,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 pub(crate) use bind::{Hint, to_sql};
-pub(crate) use target::quote;
+pub(crate) use store::cursor as stored_cursor;
+pub(crate) use target::{Target, define, quote};
+pub(crate) use write::{Mode, RowFail, Writer};
 
 use crate::model::{Batch, Cursor, LogId, TableName, limits};
 use crate::view::{Lane, View, ViewError};

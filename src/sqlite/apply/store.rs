@@ -10,15 +10,15 @@ use crate::model::{
 };
 use crate::view::{Lane, LaneState};
 
-/// The cursor is one row; a lane is a row per table; a followed table a row per peer and table.
+/// In SQL that an old SQLite reads, because every writer parses it. The cursor is one row; a lane is a row per table; a followed table a row per peer and table.
 const TABLES: &str = "
-CREATE TABLE IF NOT EXISTS watershed_cursor(id INTEGER PRIMARY KEY CHECK (id = 1), cursor TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS watershed_cursor(id INTEGER PRIMARY KEY CHECK (id = 1), cursor TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS watershed_lane(
   table_name TEXT PRIMARY KEY, after INTEGER NOT NULL, state TEXT NOT NULL, peer TEXT, done BLOB, rows INTEGER,
-  position INTEGER, error TEXT, since INTEGER) STRICT;
+  position INTEGER, error TEXT, since INTEGER);
 CREATE TABLE IF NOT EXISTS watershed_followed(
-  peer TEXT NOT NULL, table_name TEXT NOT NULL, under TEXT NOT NULL, PRIMARY KEY (peer, table_name)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS watershed_origin(id INTEGER PRIMARY KEY) STRICT;
+  peer TEXT NOT NULL, table_name TEXT NOT NULL, under TEXT NOT NULL, PRIMARY KEY (peer, table_name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS watershed_origin(id INTEGER PRIMARY KEY);
 ";
 
 /// Creates what is missing; an up-to-date database is not written.

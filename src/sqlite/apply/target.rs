@@ -1,13 +1,14 @@
 //! A destination table as one source definition sees it, and the SQL that writes it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Result};
 
 use super::bind::Hint;
-use crate::model::{Fingerprint, TableDef, TableName};
+use crate::model::{Column, Fingerprint, TableDef, TableName};
 
 /// Quotes an identifier.
 pub(crate) fn quote(name: &str) -> String {
@@ -19,6 +20,8 @@ pub(crate) fn quote(name: &str) -> String {
 pub(crate) struct Declared {
     /// As declared.
     pub name: String,
+    /// As declared; may be empty.
+    pub type_name: String,
     /// 1-based place in the primary key, 0 outside of it.
     pub key: u16,
     /// Computed by SQLite, never written.
@@ -37,9 +40,20 @@ pub(crate) fn declared(conn: &Connection, table: &TableName) -> Result<Option<Ve
         conn.prepare_cached("SELECT name, type, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
     let columns = statement.query_map([table.as_str()], |row| {
         let hidden: i64 = row.get(3)?;
-        Ok(Declared { name: row.get(0)?, key: row.get(2)?, generated: hidden > 1 })
+        Ok(Declared { name: row.get(0)?, type_name: row.get(1)?, key: row.get(2)?, generated: hidden > 1 })
     })?;
     columns.collect::<Result<Vec<_>>>().map(Some)
+}
+
+/// The table's definition as it travels: without generated columns; `None` when there is no such ordinary table.
+pub(crate) fn define(conn: &Connection, table: &TableName) -> Result<Option<TableDef>> {
+    let Some(columns) = declared(conn, table)? else { return Ok(None) };
+    let columns = columns.into_iter().filter(|column| !column.generated).map(|column| Column {
+        name: column.name.into(),
+        type_name: column.type_name.into(),
+        key: column.key,
+    });
+    Ok(Some(TableDef::new(table.clone(), columns.collect())))
 }
 
 /// Columns of a unique index, with their collations.
@@ -63,7 +77,7 @@ fn unique_indexes(conn: &Connection, table: &TableName) -> Result<Vec<Unique>> {
 
 /// A statement's form. Parameters are numbered: written columns first, then the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     /// Insert, or overwrite the row of that key.
     Upsert,
     /// Insert, removing every row that is in the way.
@@ -80,7 +94,7 @@ pub(super) enum Shape {
 
 /// One destination table for one source definition.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// The source's definition.
     pub def: Arc<TableDef>,
     /// Indexes into the definition of the columns that are written (not those generated here).
@@ -101,7 +115,7 @@ pub(super) struct Target {
 
 impl Target {
     /// Looks at the destination; the inner error says why it cannot take this definition's rows.
-    pub(super) fn look(conn: &Connection, def: Arc<TableDef>) -> Result<Result<Target, String>> {
+    pub(crate) fn look(conn: &Connection, def: Arc<TableDef>) -> Result<Result<Target, String>> {
         let name = &def.name;
         let lower = name.as_str().to_ascii_lowercase();
         if lower.starts_with("watershed_") || lower.starts_with("sqlite_") {
@@ -265,14 +279,10 @@ impl Targets {
 
     /// The destination of that definition; the inner error says why there is none.
     pub(super) fn get(&mut self, conn: &Connection, def: &Arc<TableDef>) -> Result<Result<&mut Target, String>> {
-        if !self.tables.contains_key(&def.fingerprint) {
-            let target = Target::look(conn, def.clone())?;
-            self.tables.insert(def.fingerprint, target);
-        }
-        match self.tables.get_mut(&def.fingerprint) {
-            Some(Ok(target)) => Ok(Ok(target)),
-            Some(Err(why)) => Ok(Err(why.clone())),
-            None => Ok(Err("not looked at".to_owned())),
-        }
+        let target = match self.tables.entry(def.fingerprint) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(Target::look(conn, def.clone())?),
+        };
+        Ok(target.as_mut().map_err(|why| why.clone()))
     }
 }

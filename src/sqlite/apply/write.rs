@@ -10,7 +10,7 @@ use crate::model::{Change, Kind, Op, Row, Value};
 
 /// What happens when rows are not as the change expects them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// It is a conflict, and the table is parked.
     Strict,
     /// The database may be ahead of the log (first copies): the change wins over whatever is in its way.
@@ -19,7 +19,7 @@ pub(super) enum Mode {
 
 /// Why a row was not written.
 #[derive(Debug)]
-pub(super) enum RowFail {
+pub(crate) enum RowFail {
     /// The row and this table do not fit.
     Conflict(String),
     /// SQLite's error, with the statement.
@@ -60,7 +60,7 @@ pub(super) fn is_tables(error: &rusqlite::Error) -> bool {
 type Written = Result<usize, RowFail>;
 
 /// A destination table, ready to be written.
-pub(super) struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     pub conn: &'a Connection,
     pub target: &'a mut Target,
     pub mode: Mode,
@@ -68,7 +68,7 @@ pub(super) struct Writer<'a> {
 
 impl Writer<'_> {
     /// Writes the change; says whether a row (or, for truncate, the table) was to be touched at all.
-    pub(super) fn change(&mut self, change: &Change) -> Result<(), RowFail> {
+    pub(crate) fn change(&mut self, change: &Change) -> Result<(), RowFail> {
         match (change.op, &change.row, &change.old) {
             (Op::Insert, Some(row), _) => self.put(row).map(drop),
             (Op::Update, Some(row), _) => self.update(row, change),
@@ -129,7 +129,7 @@ impl Writer<'_> {
     }
 
     /// Inserts the row, or overwrites the row of its key.
-    pub(super) fn put(&mut self, row: &Row) -> Written {
+    pub(crate) fn put(&mut self, row: &Row) -> Written {
         self.check(row)?;
         match self.run(Shape::Upsert, Some(row), None) {
             Err(fail) if self.mode == Mode::Convergent && fail.is_unique() && !self.target.key.is_empty() => {
@@ -143,7 +143,7 @@ impl Writer<'_> {
     }
 
     /// Deletes the row of that key; that it is missing is no error.
-    pub(super) fn delete(&mut self, old: &Row) -> Written {
+    pub(crate) fn delete(&mut self, old: &Row) -> Written {
         self.check(old)?;
         if self.target.key.is_empty() && !self.is_full(old) {
             return Err(RowFail::Conflict("the table has no key, and the old row is not whole".to_owned()));

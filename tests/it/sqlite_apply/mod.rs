@@ -1,7 +1,9 @@
 //! The applying half of SQLite, on real files.
 
 mod apply;
+mod compare;
 mod converge;
+mod crash;
 mod parking;
 
 use std::path::{Path, PathBuf};
@@ -132,6 +134,10 @@ impl Script {
         let position = Position(self.last);
         self.entries.push(Logged { position, from, entry });
         position
+    }
+
+    pub fn tail(&self) -> Position {
+        Position(self.last)
     }
 
     /// The entries with `after < position ≤ upto` as one batch.
