@@ -115,13 +115,17 @@ pub const RETAIN_TIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const RETAIN_BYTES_DEFAULT: u64 = 50 << 30;
 /// Prepared statements that an applying connection keeps.
 pub const APPLY_STATEMENTS_MAX: usize = 256;
-/// How long connecting to a node's admin API may take.
-pub const ADMIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one answer of a node's admin API may take.
-pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// One JSON answer of a node's admin API.
-pub const ADMIN_ANSWER_BYTES_MAX: u64 = 16 << 20;
-/// Files that a node may want open at once: below this `doctor` warns.
-pub const OPEN_FILES_MIN: u64 = 1_024;
 /// Differing rows that a comparison remembers and looks at again.
 pub const DIFF_RECHECK_MAX: usize = 10_000;
+/// Rows of the change table that one short read transaction takes, so that no writer waits for long.
+pub const CAPTURE_READ_ROWS_MAX: usize = 10_000;
+/// Rows that one write transaction removes from the change table.
+pub const CAPTURE_TRIM_ROWS_MAX: i64 = 10_000;
+/// How long captured rows stay in the change table at least, unless there are [`CAPTURE_TRIM_ROWS_MAX`] of them.
+pub const CAPTURE_TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// How long one attempt to look at the database waits for a lock.
+pub const CAPTURE_BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+/// Between two looks at whether the database's file is still the same.
+pub const CAPTURE_FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// Rows per table that may be waiting to be known as replaced; a statement has at most one per unique key.
+pub const CAPTURE_RIVALS_MAX: usize = 64;

@@ -11,7 +11,7 @@ use super::database::{Command, Guard};
 use super::shared::{Link, PeerCopy, Shared};
 use crate::log::{Append, Draft};
 use crate::model::{
-    Change, Cursor, EntryHeader, Fingerprint, LinkId, Op, Position, Row, TableDef, TableName, Timestamp,
+    Change, Cursor, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp,
     encode_changes, limits,
 };
 use crate::peer::{Control, CopyMessage, LinkHandle, Offer, Role};
@@ -352,22 +352,11 @@ async fn answer(
             None => Some(settled(shared).await?),
             Some(_) => None,
         };
-        Ok(chunk_message(out, after, chunk.upto, rows, chunk.left, settled, under))
+        let left = chunk.upto.as_ref().map(|_| chunk.left_estimate);
+        Ok(CopyMessage::Chunk { table: out, after, upto: chunk.upto, rows, left, settled, under })
     };
     let served = served.await;
     Some((handle, served))
-}
-
-fn chunk_message(
-    table: Arc<TableDef>,
-    after: Option<Row>,
-    upto: Option<Row>,
-    rows: Vec<Row>,
-    left: Option<u64>,
-    settled: Option<Position>,
-    under: Fingerprint,
-) -> CopyMessage {
-    CopyMessage::Chunk { table, after, upto, rows, left, settled, under }
 }
 
 async fn read(

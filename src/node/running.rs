@@ -187,7 +187,8 @@ async fn open_database(
         resume,
     };
     let capture = Capture::open(options).map_err(|error| capture_error(&error))?;
-    let options = ApplierOptions { path: database.path.clone(), log: log.id(), fire_triggers: database.fire_triggers };
+    let options =
+        ApplierOptions { fire_triggers: database.fire_triggers, ..ApplierOptions::new(&database.path, log.id()) };
     let mut view = Applier::open(options).map_err(|error| {
         NodeError::new(
             "WS-SQLITE-001",
