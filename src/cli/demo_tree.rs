@@ -31,7 +31,7 @@ const SCHEMA: &str = "
 pragma journal_mode = wal;
 create table if not exists products (id integer primary key, name text not null, price real not null);
 create table if not exists orders (
-  id text primary key, site text not null, product integer not null, quantity integer not null, state text not null);
+  id text primary key not null, site text not null, product integer not null, quantity integer not null, state text not null);
 ";
 const SEED: &str = "
 insert or ignore into products values (1, 'rope', 12.5), (2, 'lantern', 29.9), (3, 'compass', 45.0), (4, 'chart', 18.75);
@@ -190,6 +190,8 @@ fn position_of(from: crate::model::ReadFrom) -> Position {
 struct Waiting {
     first: Sighting,
     arrived: BTreeMap<&'static str, f64>,
+    /// At its own node, too, its transaction has been seen.
+    left: bool,
     since: Instant,
 }
 
@@ -210,12 +212,14 @@ async fn print(sightings: &mut mpsc::Receiver<Sighting>, json: bool, stop: impl 
             let key = (sighting.log, sighting.position);
             let took = (sighting.seen.0 - sighting.committed.0).max(0) as f64 / 1e3;
             let (at, local) = (sighting.at, *sighting.at == *sighting.node);
-            let entry = waiting.entry(key).or_insert_with(|| Waiting { first: sighting, arrived: BTreeMap::new(), since: Instant::now() });
-            if !local {
-                entry.arrived.insert(at, took);
+            let entry = waiting.entry(key).or_insert_with(|| Waiting { first: sighting, arrived: BTreeMap::new(), left: false, since: Instant::now() });
+            match local {
+                true => entry.left = true,
+                false => drop(entry.arrived.insert(at, took)),
             }
         }
-        let ready = |waiting: &Waiting| waiting.arrived.len() == NODES.len() - 1 || waiting.since.elapsed() > PATIENCE;
+        let everywhere = |waiting: &Waiting| waiting.left && waiting.arrived.len() == NODES.len() - 1;
+        let ready = |waiting: &Waiting| everywhere(waiting) || waiting.since.elapsed() > PATIENCE;
         let keys: Vec<_> = waiting.iter().filter(|(_, waiting)| ready(waiting)).map(|(key, _)| *key).collect();
         for key in keys {
             if let Some(waiting) = waiting.remove(&key) {

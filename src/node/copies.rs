@@ -34,7 +34,8 @@ struct Wanted {
     role: Role,
     handle: LinkHandle,
     offer: Offer,
-    resume: Option<Row>,
+    /// The table has its lane already: the copy goes on after this key.
+    begun: Option<Option<Row>>,
 }
 
 /// Makes first copies one after the other, and hands requests of peers to the serving half.
@@ -98,14 +99,14 @@ async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
             {
                 continue;
             }
-            let resume = match lanes.iter().find(|lane| lane.table == *table).map(|lane| &lane.state) {
+            let begun = match lanes.iter().find(|lane| lane.table == *table).map(|lane| &lane.state) {
                 None => None,
-                Some(LaneState::Copying { from, done, .. }) if *from == link => done.clone(),
+                Some(LaneState::Copying { from, done, .. }) if *from == link => Some(done.clone()),
                 // Another copy, a replay or an operator has the table; it is looked at again when that has ended.
                 Some(_) => continue,
             };
             let (peer, handle) = (peer.clone(), handle.clone());
-            return Some(Wanted { link, peer, role, handle, offer, resume });
+            return Some(Wanted { link, peer, role, handle, offer, begun });
         }
     }
     None
@@ -142,7 +143,7 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
     let owned = shared.policy.ownership.of(&table).is_some();
     let scope =
         if owned || wanted.offer.whole && wanted.role == Role::Child { CopyScope::All } else { CopyScope::UpsertOnly };
-    if wanted.resume.is_none() {
+    if wanted.begun.is_none() {
         let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
         if let Err(error) = begun {
             tracing::warn!(%table, "the copy of {table} cannot begin: {error}");
@@ -154,7 +155,7 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         tracing::info!(%table, "copying {table} from {}{unverified}", wanted.peer);
     }
     while chunks.try_recv().is_ok() {}
-    let (mut after, mut rows_done, started) = (wanted.resume.clone(), 0_u64, Instant::now());
+    let (mut after, mut rows_done, started) = (wanted.begun.clone().flatten(), 0_u64, Instant::now());
     let mut told = started;
     loop {
         let received = shared.received(wanted.link);
@@ -326,7 +327,14 @@ async fn answer(
     };
     let served = async {
         let database = shared.database.as_ref().ok_or("it has no database")?;
-        if let Some(lane) = database.lane(&table) {
+        // What is on its way from the asking peer itself does not concern it: it never gets its own rows back. Without
+        // this, two nodes that copy a table from each other would wait for ever.
+        let lane = database.lane(&table).filter(|lane| match &lane.state {
+            LaneState::Copying { from, .. } => *from != link,
+            LaneState::Replaying { settled } => settled.is_none_or(|(from, _)| from != link),
+            LaneState::Parked { .. } | LaneState::Paused => true,
+        });
+        if let Some(lane) = lane {
             return Err(format!("the table is not whole here: {:?}", lane.state));
         }
         let host = super::host::NodeHost(shared.clone());

@@ -176,9 +176,10 @@ impl Applying {
         };
         let lanes = self.view.lanes();
         let Some(database) = &self.shared.database else { return Ok(()) };
-        let changed = database.state.send_if_modified(|state| {
+        let mut lanes_changed = false;
+        database.state.send_if_modified(|state| {
             let new = ApplyState { applied, lanes: lanes.clone(), error: None, stopped: false };
-            let lanes_changed = state.lanes != new.lanes;
+            lanes_changed = state.lanes != new.lanes;
             for lane in &new.lanes {
                 let LaneState::Parked { position, error, .. } = &lane.state else { continue };
                 if state.lanes.iter().all(|known| known != lane) {
@@ -192,9 +193,9 @@ impl Applying {
             }
             let moved = *state != new;
             *state = new;
-            moved && lanes_changed
+            moved
         });
-        if changed {
+        if lanes_changed {
             self.shared.copy_wake.notify_one();
         }
         Ok(())
