@@ -80,3 +80,7 @@ pub const LOG_GROUP_DELAY_MAX: Duration = Duration::from_micros(200);
 pub const RETAIN_TIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What a log takes on disk at most.
 pub const RETAIN_BYTES_DEFAULT: u64 = 50 << 30;
+/// Prepared statements that an applying connection keeps.
+pub const APPLY_STATEMENTS_MAX: usize = 256;
+/// Differing rows that a comparison remembers and looks at again.
+pub const DIFF_RECHECK_MAX: usize = 10_000;
