@@ -35,7 +35,7 @@ fn writer(path: PathBuf, site: &'static str, stop: Arc<AtomicBool>, written: Arc
             for pair in 0..pairs {
                 for (side, amount) in [("d", 1_i64 + pair as i64), ("c", -1 - pair as i64)] {
                     let id = format!("{site}-{tx}-{pair}{side}");
-                    transaction.execute("insert into ledger values (?, ?, ?, ?)", params![id, site, tx, amount]).expect("insert");
+                    transaction.execute("insert into ledger values (?, ?, ?, ?)", params![id, site, tx as i64, amount]).expect("insert");
                 }
             }
             transaction.commit().expect("commit");
