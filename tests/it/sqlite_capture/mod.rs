@@ -1,4 +1,5 @@
 //! Capture of SQLite databases that other processes write.
+#![allow(clippy::unwrap_used)]
 
 mod bed;
 mod continuity;
