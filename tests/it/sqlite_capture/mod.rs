@@ -3,6 +3,7 @@
 
 mod bed;
 mod continuity;
+mod pace;
 mod replace;
 mod schema;
 mod writes;
