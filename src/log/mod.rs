@@ -4,6 +4,12 @@
 //! released ≤ applied by every view ≤ durable = tail ≤ appended
 //! ```
 
+mod ledger;
+pub mod memory;
+mod spool;
+
+pub use spool::Spool;
+
 use std::io;
 use std::sync::Arc;
 

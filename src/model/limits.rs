@@ -54,3 +54,19 @@ pub const CAPTURE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 pub const APPLY_STATEMENTS_MAX: usize = 256;
 /// Differing rows that a comparison remembers and looks at again.
 pub const DIFF_RECHECK_MAX: usize = 10_000;
+/// Epochs that a log lists, one for every opening; beyond it the oldest are forgotten, empty ones first.
+pub const LOG_EPOCHS_MAX: usize = 4_096;
+/// Epochs that a log remembers of each origin.
+pub const ORIGIN_EPOCHS_MAX: usize = 1_024;
+/// Rows of the change table that one short read transaction takes, so that no writer waits for long.
+pub const CAPTURE_READ_ROWS_MAX: usize = 10_000;
+/// Rows that one write transaction removes from the change table.
+pub const CAPTURE_TRIM_ROWS_MAX: i64 = 10_000;
+/// How long captured rows stay in the change table at least, unless there are [`CAPTURE_TRIM_ROWS_MAX`] of them.
+pub const CAPTURE_TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// How long one attempt to look at the database waits for a lock.
+pub const CAPTURE_BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+/// Between two looks at whether the database's file is still the same.
+pub const CAPTURE_FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// Rows per table that may be waiting to be known as replaced; a statement has at most one per unique key.
+pub const CAPTURE_RIVALS_MAX: usize = 64;

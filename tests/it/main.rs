@@ -5,6 +5,7 @@ mod log;
 mod peer;
 mod sqlite;
 mod sqlite_apply;
+mod sqlite_capture;
 mod stream;
 mod tidy;
 mod tree;

@@ -19,7 +19,7 @@ use rusqlite::{Connection, OpenFlags};
 
 pub(crate) use bind::{Hint, to_sql};
 pub(crate) use store::cursor as stored_cursor;
-pub(crate) use target::{Target, define, quote};
+pub(crate) use target::{Target, define};
 pub(crate) use write::{Mode, RowFail, Writer};
 
 use crate::model::{Batch, Cursor, LogId, TableName, limits};
