@@ -4,8 +4,6 @@
 //! so none is split; those that committed since the last look are merged.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
@@ -13,48 +11,15 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::assemble::{Assembler, Definition, DefinitionError};
 use super::connect::{Access, connect};
-use super::continuity::{Facts, Place, check, checksum, checksum_at, draw_mark, newest, oldest};
+use super::continuity::{Facts, Place, checksum, newest, oldest};
 use super::error::{CaptureError, is_busy};
 use super::identity::FileId;
 use super::install::{Occasion, log_all_copied, reconcile};
+use super::options::{CaptureOptions, Captured};
 use super::schema;
-use crate::log::Draft;
-use crate::model::{LogId, SourceCursor, TableDef, TableName, limits};
-
-/// Says which tables are captured.
-pub type CapturesTable = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
-
-/// What to capture, and for whom.
-pub struct CaptureOptions {
-    /// The database file; it must exist.
-    pub path: PathBuf,
-    /// The log that the changes go to; a database is captured by one log only.
-    pub log: LogId,
-    /// Which tables are captured, asked again whenever the schema changes.
-    pub captured: CapturesTable,
-    /// Where large transactions wait: a folder on the log's disk.
-    pub spool_dir: PathBuf,
-    /// The label of the node.
-    pub node: Box<str>,
-    /// How far the log has read this database; `None` if never.
-    pub resume: Option<SourceCursor>,
-}
-
-/// A transaction for the log.
-pub struct Captured {
-    /// The changes; a [`Draft::Local`] without changes when only `dropped` has something to say.
-    pub draft: Draft,
-    /// The definitions that it names.
-    pub tables: Vec<Arc<TableDef>>,
-    /// To be stored with it.
-    pub upto: SourceCursor,
-    /// How many changes.
-    pub changes: u64,
-    /// Tables whose rows may have changed unseen, so that the draft has a `copied` for them.
-    pub recreated: Vec<TableName>,
-    /// Captured tables that are gone.
-    pub dropped: Vec<TableName>,
-}
+use super::start::settle;
+use super::trim::{trim_interval, trim_some};
+use crate::model::{SourceCursor, TableName, limits};
 
 /// Captures one database's local commits. All calls block; it belongs on a thread of its own.
 pub struct Capture {
@@ -101,7 +66,7 @@ impl Capture {
         let schema_version = pragma(&transaction, "schema_version").map_err(fail)?;
         let width = schema::change_width(&transaction).map_err(fail)?;
         transaction.commit().map_err(fail)?;
-        conn.busy_timeout(limits::CAPTURE_BUSY_TIMEOUT).map_err(fail)?;
+        conn.busy_handler(Some(wait_a_little)).map_err(fail)?;
         let now = Instant::now();
         Ok(Capture {
             newest,
@@ -313,7 +278,7 @@ impl Capture {
         }
         self.conn.busy_timeout(Duration::ZERO).map_err(fail)?;
         let outcome = trim_some(&mut self.conn, self.released, self.read.seq, self.facts.mark);
-        self.conn.busy_timeout(limits::CAPTURE_BUSY_TIMEOUT).map_err(fail)?;
+        self.conn.busy_handler(Some(wait_a_little)).map_err(fail)?;
         match outcome {
             Ok((mark, upto)) => {
                 (self.facts.mark, self.oldest) = (mark, upto);
@@ -352,77 +317,14 @@ impl Capture {
     }
 }
 
-/// Creates the tables, and finds where reading starts: where the log says, if it can be.
-fn settle(
-    conn: &Connection,
-    options: &CaptureOptions,
-    resume: Option<Place>,
-) -> Result<(Facts, Place, Occasion), CaptureError> {
-    let path = &options.path;
-    let fail = |error| CaptureError::sqlite(path, "installing capture", error);
-    schema::create(conn).map_err(fail)?;
-    let Some(mut facts) = Facts::read(conn).map_err(fail)? else {
-        if let Some(resume) = resume {
-            let why = "capture is not installed in it".to_owned();
-            let (expected, found) = (resume.to_string(), "nothing of it".to_owned());
-            return Err(CaptureError::Restored { path: path.clone(), why, expected, found });
-        }
-        let facts = Facts::draw(conn, options.log).map_err(fail)?;
-        let start = Place { database: facts.database, mark: facts.mark, ..Place::default() };
-        return Ok((facts, start, Occasion::First));
-    };
-    if facts.log != options.log.to_string() {
-        let found = facts.log;
-        return Err(CaptureError::OtherLog { path: path.clone(), expected: options.log, found });
-    }
-    let start = match resume {
-        Some(resume) => {
-            check(conn, path, resume, &facts)?;
-            resume
-        }
-        None => {
-            let check = checksum_at(conn, facts.newest).map_err(fail)?.unwrap_or_default();
-            Place { database: facts.database, mark: facts.mark, seq: facts.newest, check }
-        }
-    };
-    facts.mark = draw_mark(conn, start.mark).map_err(fail)?;
-    facts.mark_before = start.mark;
-    Ok((facts, start, Occasion::Read(start.seq)))
-}
-
-/// Rows are removed about once a second, or at once where there are many.
-fn trim_interval(rows: i64) -> Duration {
-    match rows > limits::CAPTURE_TRIM_ROWS_MAX {
-        true => limits::CAPTURE_TRIM_INTERVAL / 50,
-        false => limits::CAPTURE_TRIM_INTERVAL,
-    }
-}
-
-/// Removes some rows before `released`. A new mark is drawn unless the log is yet to store a place with the present one.
-/// Gives the mark and the first row that is left.
-fn trim_some(conn: &mut Connection, released: Place, read: i64, mark: u64) -> rusqlite::Result<(u64, i64)> {
-    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let upto = released.seq.min(oldest(&transaction)? + limits::CAPTURE_TRIM_ROWS_MAX);
-    transaction.execute("DELETE FROM watershed_changes WHERE seq < ?1", [upto])?;
-    let mark = match read == released.seq {
-        true => draw_mark(&transaction, released.mark)?,
-        false => mark,
-    };
-    transaction.commit()?;
-    Ok((mark, upto))
+/// SQLite's own waiting backs off so far that a busy writer starves a reader in rollback-journal mode.
+fn wait_a_little(times: i32) -> bool {
+    const WAIT: Duration = Duration::from_millis(1);
+    std::thread::sleep(WAIT);
+    WAIT.saturating_mul(times.unsigned_abs()) < limits::CAPTURE_BUSY_TIMEOUT
 }
 
 fn pragma(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
     let mut statement = conn.prepare_cached(&format!("PRAGMA {name}"))?;
     statement.query_row([], |row| row.get(0))
-}
-
-/// Removes all of Watershed's triggers and tables from a database, the appliers' included. What has not been captured
-/// yet is lost to the log.
-pub fn uninstall(path: &Path) -> Result<(), CaptureError> {
-    let fail = |error| CaptureError::sqlite(path, "uninstalling", error);
-    let mut conn = connect(path, Access::Write, limits::DATABASE_BUSY_TIMEOUT).map_err(fail)?;
-    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
-    schema::remove(&transaction).map_err(fail)?;
-    transaction.commit().map_err(fail)
 }

@@ -8,9 +8,13 @@
 //! watershed_origin    id                  has a row while received changes are applied: the triggers stand aside
 //! ```
 
-use rusqlite::{Connection, OptionalExtension, params};
+use std::path::Path;
 
-use super::connect::{is_internal, quote_ident};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::connect::{Access, connect, is_internal, quote_ident};
+use super::error::CaptureError;
+use crate::model::limits;
 
 /// Columns of the change table before `c0`.
 const CHANGE_COLUMNS_FIXED: usize = 3;
@@ -82,7 +86,7 @@ pub(crate) fn set_state(conn: &Connection, name: &str, value: &str) -> rusqlite:
 }
 
 /// Removes all triggers and tables of Watershed, the appliers' included. To be called in a write transaction.
-pub(crate) fn remove(conn: &Connection) -> rusqlite::Result<()> {
+fn remove(conn: &Connection) -> rusqlite::Result<()> {
     for kind in ["trigger", "table"] {
         let sql = "SELECT name FROM sqlite_master WHERE type = ?1 AND name LIKE 'watershed\\_%' ESCAPE '\\'";
         let names: Vec<String> =
@@ -92,4 +96,14 @@ pub(crate) fn remove(conn: &Connection) -> rusqlite::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes all of Watershed's triggers and tables from a database, the appliers' included. What has not been captured
+/// yet is lost to the log.
+pub fn uninstall(path: &Path) -> Result<(), CaptureError> {
+    let fail = |error| CaptureError::sqlite(path, "uninstalling", error);
+    let mut conn = connect(path, Access::Write, limits::DATABASE_BUSY_TIMEOUT).map_err(fail)?;
+    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
+    remove(&transaction).map_err(fail)?;
+    transaction.commit().map_err(fail)
 }

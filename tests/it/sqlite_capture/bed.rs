@@ -210,6 +210,17 @@ impl Replay {
         all
     }
 
+    /// Polls until a few looks find nothing, noting only which tables are to be copied afresh.
+    pub fn drain_loosely(&mut self, capture: &mut Capture) {
+        let mut quiet = 0;
+        while quiet < 3 {
+            match capture.poll().unwrap() {
+                Some(captured) => self.recreated.extend(captured.recreated.iter().map(|table| table.to_string())),
+                None => quiet += 1,
+            }
+        }
+    }
+
     /// Drains; what was captured must lead to what the database has. Gives the transactions.
     pub fn agrees(&mut self, bed: &Bed, capture: &mut Capture) -> Vec<Vec<Change>> {
         let all = self.drain(capture);
