@@ -60,6 +60,8 @@ pub const LOG_EPOCHS_MAX: usize = 4_096;
 pub const ORIGIN_EPOCHS_MAX: usize = 1_024;
 /// Rows of the change table that one short read transaction takes, so that no writer waits for long.
 pub const CAPTURE_READ_ROWS_MAX: usize = 10_000;
+/// Bytes of rows that one short read transaction of the change table takes, one row aside.
+pub const CAPTURE_READ_BYTES_MAX: u64 = 8 << 20;
 /// Rows that one write transaction removes from the change table.
 pub const CAPTURE_TRIM_ROWS_MAX: i64 = 10_000;
 /// How long captured rows stay in the change table at least, unless there are [`CAPTURE_TRIM_ROWS_MAX`] of them.

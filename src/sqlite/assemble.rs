@@ -60,8 +60,11 @@ pub(crate) struct Assembler {
     encoded: Vec<u8>,
     spool: Option<Spool>,
     rivals: Rivals,
+    /// Changes so far.
     pub count: u64,
-    pub copied: Vec<TableName>,
+    /// Encoded bytes so far.
+    pub bytes: u64,
+    copied: Vec<TableName>,
 }
 
 impl Assembler {
@@ -77,6 +80,7 @@ impl Assembler {
             spool: None,
             rivals: Rivals::default(),
             count: 0,
+            bytes: 0,
             copied: Vec::new(),
         }
     }
@@ -186,6 +190,7 @@ impl Assembler {
         let encoded = encode_changes(&self.changes);
         self.changes.clear();
         self.values_bytes = 0;
+        self.bytes += encoded.len() as u64;
         if encoded.len() > limits::ENTRY_BYTES_MAX - limits::PART_BYTES_TARGET {
             return Err(CaptureError::TooLarge { path: self.path.to_path_buf(), seq, bytes: encoded.len() });
         }

@@ -224,6 +224,7 @@ impl Capture {
         let fail = |error| CaptureError::sqlite(path, "reading changes", error);
         let mut statement = self.conn.prepare_cached(sql).map_err(fail)?;
         let mut rows = statement.query([upto.seq, self.newest]).map_err(fail)?;
+        let enough = assembler.bytes + limits::CAPTURE_READ_BYTES_MAX;
         while let Some(row) = rows.next().map_err(fail)? {
             let (seq, id): (i64, i64) = (row.get(0).map_err(fail)?, row.get(1).map_err(fail)?);
             if seq != upto.seq + 1 {
@@ -244,6 +245,9 @@ impl Capture {
             upto.seq = seq;
             if seq == self.newest {
                 upto.check = checksum(row, self.width + 3).map_err(fail)?;
+            }
+            if assembler.bytes >= enough {
+                break;
             }
         }
         Ok(())

@@ -178,3 +178,33 @@ fn user_triggers_and_cascades_are_captured_in_order() {
         replay.agrees(&bed, &mut capture);
     }
 }
+
+#[test]
+fn a_writer_sees_its_own_row_ids_and_counts() {
+    let bed = Bed::new("wal", "CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE)");
+    let (mut capture, mut replay) = bed.begin();
+    bed.python(
+        "
+db.execute('INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)')
+replaced = db.execute('REPLACE INTO t VALUES (70, 1)')
+assert (replaced.lastrowid, replaced.rowcount) == (70, 1), (replaced.lastrowid, replaced.rowcount)
+updated = db.execute('UPDATE t SET u = u + 100')
+assert updated.rowcount == 3, updated.rowcount
+assert db.execute('INSERT INTO t(u) VALUES (9) RETURNING id').fetchall() == [(71,)]
+assert db.execute('SELECT last_insert_rowid()').fetchone() == (71,)
+",
+    );
+    replay.agrees(&bed, &mut capture);
+}
+
+#[test]
+fn a_transaction_of_large_rows_is_read_in_several_short_reads() {
+    let bed = Bed::new("delete", "CREATE TABLE t(id INTEGER PRIMARY KEY, b BLOB)");
+    let (mut capture, mut replay) = bed.begin();
+    bed.shell(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) INSERT INTO t SELECT i, randomblob(400000) FROM n",
+    );
+    let all = replay.agrees(&bed, &mut capture);
+    assert_eq!(all.len(), 1);
+    assert_eq!(all[0].len(), 60);
+}
