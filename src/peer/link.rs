@@ -35,7 +35,7 @@ struct Shared {
     credits: Notify,
 }
 
-/// Runs a link until it ends, and says why. `up` is called once it stands.
+/// Runs a link until it ends, tells the peer why, and returns it. `up` is called once it stands.
 pub(super) async fn run(
     mut socket: Socket,
     host: Arc<dyn Host>,
@@ -54,7 +54,7 @@ pub(super) async fn run(
             let peer = LinkId(link.peer.node.log);
             let why = run_established(&mut socket, &host, role, timing, *link, stop).await;
             host.closed(peer, &why);
-            why
+            return why;
         }
         Ok(Greeted::Probe) => stopping(),
         Err(why) => why,
@@ -103,13 +103,18 @@ async fn run_established(
         ended = sender.run(link.outgoing) => ended,
         ended = shared.tick() => ended,
         ended = shared.announce(role, &link.ours) => ended,
-        ended = &mut receiving => return refused(ended),
+        ended = &mut receiving => {
+            let why = refused(ended);
+            farewell(socket, &why).await;
+            return why;
+        }
         () = stop.cancelled() => Err(stopping()),
     };
+    let why = refused(ended);
     // An append that is under way is finished, so that the next hello speaks of a cursor that stands still.
     stop_receiving.cancel();
-    let _ = receiving.await;
-    refused(ended)
+    let _ = tokio::join!(farewell(socket, &why), receiving);
+    why
 }
 
 fn refused(ended: Result<Infallible, Refusal>) -> Refusal {

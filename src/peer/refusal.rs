@@ -43,6 +43,8 @@ pub mod code {
     pub const STOPPING: &str = "WS-PEER-018";
     /// Parts of a large transaction could not be kept until they were complete.
     pub const SPOOL: &str = "WS-PEER-019";
+    /// A message was damaged on its way.
+    pub const DAMAGED: &str = "WS-PEER-020";
 }
 
 /// A refusal in three parts. `retryable`: dialling again may help without an operator.

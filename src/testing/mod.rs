@@ -1,1 +1,3 @@
-//! Room: testing.
+//! Conformance suites, faulty storage and proxies, for tests of ours and of whoever implements a trait.
+
+pub mod proxy;
