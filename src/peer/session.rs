@@ -313,6 +313,15 @@ impl Session {
     }
 
     fn on_entries(&mut self, entries: Entries, length: usize) -> Result<Action, Refusal> {
+        let peer = self.peer.as_ref().expect("an established link has a peer").log;
+        if let Some(upto) = entries.upto.filter(|upto| upto.log != peer) {
+            return Err(out_of_order(format!(
+                "entries up to {upto} came, which is of another log than the peer's, {peer}"
+            )));
+        }
+        if entries.entries.iter().any(|entry| entry.header().origin.is_none()) {
+            return Err(out_of_order("an entry without its origin came"));
+        }
         let cost = credit_cost(length);
         if self.held > 0 && self.held + cost > limits::LINK_CREDIT_BYTES {
             let max = limits::LINK_CREDIT_BYTES;

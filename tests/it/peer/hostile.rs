@@ -131,7 +131,7 @@ async fn a_server_that_is_no_node_is_named_as_such() {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 1024];
-            stream.read(&mut request).await.expect("a request");
+            assert!(stream.read(&mut request).await.expect("a request") > 0);
             stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnope").await.expect("answered");
         }
     });
@@ -160,9 +160,11 @@ async fn three_nodes_that_dial_in_a_circle_find_out_and_nobody_stays_its_own_anc
     for node in &nodes {
         servers.push(serve(node, timing()).await);
     }
-    let _diallers: Vec<_> = (0..3).map(|i| dial(&nodes[i], servers[(i + 1) % 3].address, timing())).collect();
+    let diallers: Vec<_> = (0..3).map(|i| dial(&nodes[i], servers[(i + 1) % 3].address, timing())).collect();
     until("the circle is found", || {
-        nodes.iter().any(|node| node.told.borrow().closed.iter().any(|why| why.code == code::CYCLE))
+        let refused =
+            |dialler: &Dialler| dialler.state.borrow().last_error.as_ref().is_some_and(|e| e.code == code::CYCLE);
+        diallers.iter().any(refused)
     })
     .await;
     for node in &nodes {
