@@ -15,7 +15,7 @@ use super::host::{Hello, Host, Refusal, Role};
 use super::outbox::Outbox;
 use super::protocol::{Joiner, Message};
 use super::receive::{Inbox, Receiver};
-use super::refusal::{code, lost, stopping};
+use super::refusal::{PEER_SAYS, code, lost, stopping};
 use super::send::Sender;
 use super::session::{Action, Session, Timing};
 use super::socket::{Frame, Reader, Socket, Writer};
@@ -44,11 +44,7 @@ pub(super) async fn run(
     stop: CancellationToken,
     up: impl FnOnce(&Hello) + Send,
 ) -> Refusal {
-    let greeted = tokio::select! {
-        greeted = greet(&mut socket, &host, role, timing) => greeted,
-        () = stop.cancelled() => Err(stopping()),
-    };
-    let why = match greeted {
+    let why = match greet(&mut socket, &host, role, timing, &stop).await {
         Ok(Greeted::Link(link)) => {
             up(&link.peer);
             let peer = LinkId(link.peer.node.log);
@@ -215,7 +211,7 @@ impl Shared {
 
 /// Tells the peer why, unless it knows or is gone, and waits a little for it to close.
 async fn farewell(socket: &mut Socket, why: &Refusal) {
-    if matches!(&*why.code, code::LOST | code::BYE) {
+    if matches!(&*why.code, code::LOST | code::BYE) || why.message.starts_with(PEER_SAYS) {
         return;
     }
     let message = match &*why.code {

@@ -71,6 +71,9 @@ pub(super) fn stopping() -> Refusal {
     refusal(code::STOPPING, true, "the link was closed", "this node is stopping", todo)
 }
 
+/// What stands before the words of a peer, so that a reader (and the farewell) knows whose they are.
+pub(super) const PEER_SAYS: &str = "the peer says: ";
+
 /// Text from a peer, short enough for a log line and without control characters.
 pub(super) fn printable(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::host::{CopyMessage, Head, Hello, NodeRef, PeerChange, Refusal, Role};
 use super::protocol::{Entries, Message};
-use super::refusal::{code, out_of_order, refusal};
+use super::refusal::{PEER_SAYS, code, out_of_order, refusal};
 use super::topology;
 use crate::model::{Cursor, limits};
 
@@ -150,7 +150,10 @@ impl Session {
     pub fn on_message(&mut self, message: Message, length: usize, now: Instant) -> Result<Vec<Action>, Refusal> {
         self.heard = now;
         match message {
-            Message::Failure(why) => return Err(why),
+            Message::Failure(why) => {
+                let message = format!("{PEER_SAYS}{}", why.message);
+                return Err(Refusal { message, ..why });
+            }
             Message::Bye(why) => {
                 let todo = "nothing: the link is taken up again when the peer runs";
                 return Err(refusal(code::BYE, true, "the peer closed the link", &why, todo));
