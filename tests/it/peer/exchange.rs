@@ -177,6 +177,29 @@ async fn a_stopping_parent_says_bye_and_the_child_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_closes_a_link_tells_its_peer_why() {
+    let (hq, branch) = (TestNode::new("hq"), TestNode::new("branch"));
+    let server = serve(&hq, timing()).await;
+    let dialler = dial(&branch, server.address, timing());
+    until("connected", || dialler.state.borrow().connected_since.is_some()).await;
+    let link = hq.told.borrow().links[0].clone();
+    let why = Refusal { code: "WS-TEST-003".into(), message: "orders are sent both ways".into(), retryable: true };
+    assert!(link.send(Control::Close(why.clone())).await);
+    until("both are told", || {
+        let told = |node: &TestNode| node.told.borrow().closed.iter().any(|said| said.code == why.code);
+        told(&hq) && told(&branch)
+    })
+    .await;
+    assert_eq!(branch.told.borrow().closed[0].message, "the peer says: orders are sent both ways");
+    until("the handle knows that its link is gone", || link_is_gone(&link)).await;
+}
+
+fn link_is_gone(link: &LinkHandle) -> bool {
+    use futures_util::FutureExt;
+    link.send(Control::Offers(Vec::new())).now_or_never() == Some(false)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_probe_hears_who_is_there_and_leaves_no_trace() {
     let hq = TestNode::new("hq");
     let server = serve(&hq, timing()).await;
