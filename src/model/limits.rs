@@ -24,7 +24,7 @@ pub const READ_ENTRIES_MAX: usize = 10_000;
 pub const APPEND_QUEUE_MAX: usize = 4_096;
 /// A segment file, preallocated.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 32 << 20;
-/// A message between nodes, its fragments put together.
+/// A WebSocket message between nodes.
 pub const FRAME_BYTES_MAX: usize = ENTRY_BYTES_MAX + (1 << 20);
 /// Bytes that a sender may have under way on a link before the receiver has made them durable.
 pub const LINK_CREDIT_BYTES: u64 = 8 << 20;
@@ -50,6 +50,26 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub const DATABASE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a SQLite database's `data_version`.
 pub const CAPTURE_POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// Messages of first copies waiting to be handled; a peer that sends more is not waited for.
+pub const COPY_MESSAGES_MAX: usize = 256;
+/// Commands waiting at a database.
+pub const DATABASE_COMMANDS_MAX: usize = 64;
+/// A length of time in the configuration: 100 years.
+pub const PERIOD_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// A file that holds a secret (a token).
+pub const SECRET_BYTES_MAX: u64 = 16 << 10;
+/// How long connecting to a node's admin API may take.
+pub const ADMIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one answer of a node's admin API may take.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// One JSON answer of a node's admin API.
+pub const ADMIN_ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Files that a node may want open at once: below this `doctor` warns.
+pub const OPEN_FILES_MIN: u64 = 1_024;
+/// Epochs that a log lists, one for every opening; beyond it the oldest are forgotten, empty ones first.
+pub const LOG_EPOCHS_MAX: usize = 4_096;
+/// Epochs that a log remembers of each origin.
+pub const ORIGIN_EPOCHS_MAX: usize = 1_024;
 /// A message between nodes larger than this travels in fragments, so that pings, acknowledgements and control messages
 /// pass between them and a slow link still shows that it is alive. Entries are gathered into messages of about this size.
 pub const FRAGMENT_BYTES_MAX: usize = 128 << 10;
@@ -79,7 +99,33 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const LINK_READ_BUFFER_BYTES: usize = 16 << 10;
 /// What a link's socket gathers before it writes without being flushed.
 pub const LINK_WRITE_BUFFER_BYTES: usize = 64 << 10;
-/// Epochs that a log lists, one for every opening; beyond it the oldest are forgotten, empty ones first.
-pub const LOG_EPOCHS_MAX: usize = 4_096;
-/// Epochs that a log remembers of each origin.
-pub const ORIGIN_EPOCHS_MAX: usize = 1_024;
+/// A segment's header: table definitions, origins and cursors.
+pub const SEGMENT_HEADER_BYTES_MAX: usize = 256 << 20;
+/// Entries of a log are put into batches of about this size, which are checked and read whole.
+pub const LOG_BATCH_BYTES_TARGET: usize = 256 << 10;
+/// Distance between two places in a segment's index.
+pub const SEGMENT_INDEX_BYTES: u64 = 32 << 10;
+/// When nothing has been appended for this long, the log notes that everything is durable.
+pub const LOG_IDLE_MARK_DELAY: Duration = Duration::from_millis(50);
+/// How long a group commit waits at most for the appenders that were in the last group.
+pub const LOG_GROUP_DELAY_MAX: Duration = Duration::from_micros(200);
+/// How long a log keeps what nobody needs.
+pub const RETAIN_TIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What a log takes on disk at most.
+pub const RETAIN_BYTES_DEFAULT: u64 = 50 << 30;
+/// Prepared statements that an applying connection keeps.
+pub const APPLY_STATEMENTS_MAX: usize = 256;
+/// Differing rows that a comparison remembers and looks at again.
+pub const DIFF_RECHECK_MAX: usize = 10_000;
+/// Rows of the change table that one short read transaction takes, so that no writer waits for long.
+pub const CAPTURE_READ_ROWS_MAX: usize = 10_000;
+/// Rows that one write transaction removes from the change table.
+pub const CAPTURE_TRIM_ROWS_MAX: i64 = 10_000;
+/// How long captured rows stay in the change table at least, unless there are [`CAPTURE_TRIM_ROWS_MAX`] of them.
+pub const CAPTURE_TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// How long one attempt to look at the database waits for a lock.
+pub const CAPTURE_BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+/// Between two looks at whether the database's file is still the same.
+pub const CAPTURE_FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// Rows per table that may be waiting to be known as replaced; a statement has at most one per unique key.
+pub const CAPTURE_RIVALS_MAX: usize = 64;

@@ -1,1 +1,30 @@
-//! Room: sqlite.
+//! SQLite: changes captured by triggers, received changes applied, chunks of first copies, and comparisons.
+
+mod apply;
+mod assemble;
+mod capture;
+mod connect;
+mod continuity;
+mod copy;
+mod diff;
+mod error;
+mod failure;
+mod identity;
+mod inspect;
+mod install;
+mod range;
+mod repair;
+mod rivals;
+mod scan;
+mod schema;
+mod triggers;
+mod types;
+
+pub use apply::{Applier, ApplierOptions};
+pub use capture::{Capture, CaptureOptions, Captured, CapturesTable, uninstall};
+pub use copy::{Chunk, Reader};
+pub use diff::{DiffOptions, RowDiff, RowDiffKind, Side, TableDiff, diff_table, list_tables};
+pub use error::CaptureError;
+pub use failure::SqliteError;
+pub use inspect::{InspectedTable, Inspection, inspect};
+pub use repair::{Repaired, repair_table};

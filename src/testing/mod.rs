@@ -1,3 +1,6 @@
-//! Conformance suites, faulty storage and proxies, for tests of ours and of whoever implements a trait.
+//! Room: testing. Conformance suites, storage that fails and a network that does, for tests of ours and of whoever
+//! implements a trait.
 
+pub mod log_conformance;
+pub mod log_storage;
 pub mod proxy;
