@@ -196,8 +196,8 @@ fn take_entries(batch: &Parsed, collected: &mut Collected) -> Result<bool, Strin
             run.count -= 1;
         }
         let here = match header.is(FLAG_LARGE) {
-            true => (header.first, header.first_part + i),
-            false => (Position(header.first.0 + u64::from(i)), 0),
+            true => (header.first, header.first_part.saturating_add(i)),
+            false => (Position(header.first.0.saturating_add(u64::from(i))), 0),
         };
         if here < place {
             continue;
@@ -208,7 +208,7 @@ fn take_entries(batch: &Parsed, collected: &mut Collected) -> Result<bool, Strin
         collected.bytes += bytes.len();
         let entry = Entry::decode(bytes).map_err(|e| e.to_string())?;
         collected.next = match entry.header().more {
-            true => ReadFrom { after: Position(here.0.0 - 1), part: here.1 + 1 },
+            true => ReadFrom { after: Position(here.0.0.saturating_sub(1)), part: here.1.saturating_add(1) },
             false => here.0.into(),
         };
         collected.entries.push(Logged { position: here.0, from, entry });
