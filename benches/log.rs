@@ -19,7 +19,7 @@ use watershed::model::{
 
 const RECORD_BYTES: usize = 200;
 const SEGMENT_BYTES: u64 = 128 << 20;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 
 fn table() -> Arc<TableDef> {
     let column = |name: &str, type_name: &str, key| Column { name: name.into(), type_name: type_name.into(), key };
@@ -138,20 +138,30 @@ fn one_appender(dir: &Path, runtime: &tokio::runtime::Runtime, records: usize, b
     let mut floor = Floor::new(&dir.join(format!("floor-{records}")));
     let mut db = sqlite(&dir.join(format!("{records}.db")));
     let raw = || (0..records).map(changes).collect::<Vec<_>>();
-    let (mut ours, mut floors, mut sqlites) = (vec![], vec![], vec![]);
-    for _ in 0..ROUNDS {
-        let write = |append| {
-            runtime.block_on(log.append(append)).expect("appended");
-        };
-        ours.push(rate(records, batches, || append(&table, records), write));
-        floors.push(rate(records, batches, raw, |batch| floor.append(&batch)));
-        sqlites.push(rate(records, batches, raw, |batch| sqlite_append(&mut db, &batch)));
+    let mut rates: [Vec<f64>; 3] = Default::default();
+    for round in 0..ROUNDS {
+        // Each side goes first, second and last in turn.
+        for side in (0..3).map(|i| (i + round) % 3) {
+            let write = |append| {
+                runtime.block_on(log.append(append)).expect("appended");
+            };
+            rates[side].push(match side {
+                0 => rate(records, batches, || append(&table, records), write),
+                1 => rate(records, batches, raw, |batch| floor.append(&batch)),
+                _ => rate(records, batches, raw, |batch| sqlite_append(&mut db, &batch)),
+            });
+        }
     }
-    let (ours, floor, sqlite) = (median(ours), median(floors), median(sqlites));
-    println!("one appender, {records} records to a batch (records/s):");
-    println!("  segment log {ours:>12.0}");
-    println!("  plain file  {floor:>12.0}   ratio {:.2} (target {})", ours / floor, targets[0]);
-    println!("  SQLite      {sqlite:>12.0}   ratio {:.2} (target {})", ours / sqlite, targets[1]);
+    let [ours, floor, sqlite] = rates.each_ref().map(|rates| median(rates.clone()));
+    println!("one appender, {records} records to a batch (median of {ROUNDS} rounds, lowest..highest; records/s):");
+    println!("  segment log {}", spread(&rates[0]));
+    println!("  plain file  {}   ratio {:.2} (target {})", spread(&rates[1]), ours / floor, targets[0]);
+    println!("  SQLite      {}   ratio {:.2} (target {})", spread(&rates[2]), ours / sqlite, targets[1]);
+}
+
+fn spread(rates: &[f64]) -> String {
+    let (low, high) = rates.iter().fold((f64::MAX, 0f64), |(low, high), &rate| (low.min(rate), high.max(rate)));
+    format!("{:>9.0} ({low:.0}..{high:.0})", median(rates.to_vec()))
 }
 
 fn concurrent(dir: &Path, runtime: &tokio::runtime::Runtime) {
@@ -184,19 +194,27 @@ fn concurrent(dir: &Path, runtime: &tokio::runtime::Runtime) {
     println!("  64 appenders {together:>12.0}   ratio {:.1} (target 20)", together / alone);
 }
 
+/// Time that this thread has had a processor, in ns.
+fn cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
 fn sequential_read(dir: &Path, runtime: &tokio::runtime::Runtime) {
     let table = table();
     let log = open(dir.join("log-read"));
     for _ in 0..400 {
         runtime.block_on(log.append(append(&table, 1000))).expect("appended");
     }
-    let mut rates = vec![];
+
+    let limit = Limit::default();
+    let (mut rates, mut cpu_rates) = (vec![], vec![]);
     for _ in 0..ROUNDS {
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), cpu_ns());
         let mut from = Position::ZERO.into();
         let mut records = 0;
         loop {
-            let batch = runtime.block_on(log.read(from, Limit::default())).expect("readable");
+            let batch = runtime.block_on(log.read(from, limit)).expect("readable");
             if batch.entries.is_empty() {
                 break;
             }
@@ -205,8 +223,11 @@ fn sequential_read(dir: &Path, runtime: &tokio::runtime::Runtime) {
         }
         assert_eq!(records, 400_000);
         rates.push(records as f64 / start.elapsed().as_secs_f64());
+        cpu_rates.push(records as f64 * 1e9 / (cpu_ns() - cpu) as f64);
     }
-    println!("sequential read: {:.0} records/s (target 5000000)", median(rates));
+    println!("sequential read (median of {ROUNDS} rounds, lowest..highest; records/s, target 5000000):");
+    println!("  by the clock       {}", spread(&rates));
+    println!("  by this thread's CPU time, which other processes disturb less {}", spread(&cpu_rates));
 }
 
 fn main() {
@@ -217,8 +238,8 @@ fn main() {
     let only = std::env::var("WATERSHED_BENCH_ONLY").unwrap_or_default();
     let wanted = |name: &str| only.is_empty() || only == name;
     if wanted("append") {
-        one_appender(dir.path(), &runtime, 100, 200, [0.8, 1.3]);
-        one_appender(dir.path(), &runtime, 1_000, 60, [0.6, 2.0]);
+        one_appender(dir.path(), &runtime, 100, 100, [0.8, 1.3]);
+        one_appender(dir.path(), &runtime, 1_000, 30, [0.6, 2.0]);
     }
     if wanted("concurrent") {
         concurrent(dir.path(), &runtime);
