@@ -3,10 +3,11 @@
 use std::io::Read;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::{Exit, ExitError, Global, output};
-use crate::model::limits;
+use crate::model::{Column, Kind, Row, TableDef, TableName, Value, limits};
+use crate::stream::{Expression, ExpressionError, Scope};
 
 /// Filters, tried out
 #[derive(Debug, Args)]
@@ -34,8 +35,8 @@ pub(super) struct Test {
     #[arg(long, value_name = "JSON")]
     row: Vec<String>,
     /// The value of `table`
-    #[arg(long, default_value = "")]
-    table: String,
+    #[arg(long)]
+    table: Option<TableName>,
     /// The value of `origin`
     #[arg(long, default_value = "")]
     origin: String,
@@ -47,6 +48,7 @@ pub(super) struct Test {
 impl Filter {
     pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
         let Action::Test(test) = self.action;
+        let expression = Expression::new(&test.expr).map_err(wrong)?;
         let mut rows = test.row.clone();
         if rows.is_empty() {
             let mut text = String::new();
@@ -54,7 +56,7 @@ impl Filter {
             rows = text.lines().filter(|line| !line.trim().is_empty()).map(Into::into).collect();
         }
         for (index, text) in rows.iter().enumerate() {
-            let row: Json = serde_json::from_str(text).ok().filter(Json::is_object).ok_or_else(|| {
+            let row: Map<String, Json> = serde_json::from_str(text).map_err(|_| {
                 let why = format!("row {} is: {text}", index + 1);
                 ExitError::new(
                     "WS-CLI-015",
@@ -64,7 +66,7 @@ impl Filter {
                     "write {\"column\": value}",
                 )
             })?;
-            let passes = evaluate(&test, &row)?;
+            let passes = evaluate(&expression, &test, &row).map_err(wrong)?;
             match global.json {
                 true => output::object(json!({ "passes": passes, "row": row }))?,
                 false => output::line(&format!("{}  {text}", if passes { "pass" } else { "drop" }))?,
@@ -74,7 +76,30 @@ impl Filter {
     }
 }
 
-/// Compiles the expression and evaluates it over one row.
-fn evaluate(_test: &Test, _row: &Json) -> Result<bool, ExitError> {
-    Err(ExitError::not_connected("filter test"))
+/// Evaluates the expression over one row.
+fn evaluate(expression: &Expression, test: &Test, row: &Map<String, Json>) -> Result<bool, ExpressionError> {
+    let (columns, row): (Vec<Column>, Row) = row.iter().map(|(name, value)| column(name, value)).unzip();
+    let name = test.table.clone().unwrap_or_else(|| "rows".parse().expect("a table name"));
+    let table = TableDef::new(name, columns);
+    expression.check_columns(&table)?;
+    let (origin, destination) = (test.origin.as_str(), test.destination.as_str());
+    expression.test(&Scope { table: &table, row: Some(&row), old: None, origin, destination })
+}
+
+/// A JSON value as a column of a row.
+fn column(name: &str, value: &Json) -> (Column, Value) {
+    let (type_name, value) = match value {
+        Json::Null => ("", Value::NULL),
+        Json::Bool(value) => ("boolean", Value::new(Kind::Typed, if *value { "t" } else { "f" })),
+        Json::Number(number) if number.is_i64() => ("", Value::new(Kind::Integer, number.to_string())),
+        Json::Number(number) => ("", Value::new(Kind::Real, number.to_string())),
+        Json::String(text) => ("", Value::new(Kind::Text, text.clone())),
+        other => ("", Value::new(Kind::Text, other.to_string())),
+    };
+    (Column { name: name.into(), type_name: type_name.into(), key: 0 }, value)
+}
+
+fn wrong(error: ExpressionError) -> ExitError {
+    let why = "an expression may use row, old, table, origin and destination, and gives true or false";
+    ExitError::new("WS-CLI-021", Exit::Failure, error, why, "correct the expression, or the row")
 }
