@@ -36,7 +36,8 @@ create table if not exists orders (
 const SEED: &str = "
 insert or ignore into products values (1, 'rope', 12.5), (2, 'lantern', 29.9), (3, 'compass', 45.0), (4, 'chart', 18.75);
 ";
-const OWNERS: &str = "# A row has one writing node.\n[table.products]\nowner = \"hq\"\n\n[table.orders]\nowner_by = \"row.site\"\n";
+const OWNERS: &str =
+    "# A row has one writing node.\n[table.products]\nowner = \"hq\"\n\n[table.orders]\nowner_by = \"row.site\"\n";
 
 /// A node of the demo.
 struct Site {
@@ -141,7 +142,13 @@ fn introduce(sites: &[Site], took: Duration) -> Result<(), ExitError> {
            watershed diff {} {}\n\
          \n\
          Each line is a change, and the milliseconds until it could be read at each other node. Ctrl-C ends the demo.\n",
-        path(1), path(0), path(2), config(0), config(0), config(0), config(2),
+        path(1),
+        path(0),
+        path(2),
+        config(0),
+        config(0),
+        config(0),
+        config(2),
     ))
 }
 
@@ -170,7 +177,8 @@ async fn watch(name: &'static str, node: Arc<Node>, seen: mpsc::Sender<Sighting>
             };
             let changes: Vec<_> = changes.into_iter().filter_map(tables).collect();
             let (node, committed) = (header.node.clone(), header.time);
-            let sighting = Sighting { at: name, log: origin.log, position: origin.position, node, committed, changes, seen: now };
+            let sighting =
+                Sighting { at: name, log: origin.log, position: origin.position, node, committed, changes, seen: now };
             if seen.send(sighting).await.is_err() {
                 return;
             }
@@ -195,7 +203,11 @@ struct Waiting {
     since: Instant,
 }
 
-async fn print(sightings: &mut mpsc::Receiver<Sighting>, json: bool, stop: impl Future<Output = ()>) -> Result<(), ExitError> {
+async fn print(
+    sightings: &mut mpsc::Receiver<Sighting>,
+    json: bool,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ExitError> {
     tokio::pin!(stop);
     let mut waiting: BTreeMap<(LogId, Position), Waiting> = BTreeMap::new();
     let mut tick = tokio::time::interval(Duration::from_millis(200));
@@ -212,7 +224,12 @@ async fn print(sightings: &mut mpsc::Receiver<Sighting>, json: bool, stop: impl 
             let key = (sighting.log, sighting.position);
             let took = (sighting.seen.0 - sighting.committed.0).max(0) as f64 / 1e3;
             let (at, local) = (sighting.at, *sighting.at == *sighting.node);
-            let entry = waiting.entry(key).or_insert_with(|| Waiting { first: sighting, arrived: BTreeMap::new(), left: false, since: Instant::now() });
+            let entry = waiting.entry(key).or_insert_with(|| Waiting {
+                first: sighting,
+                arrived: BTreeMap::new(),
+                left: false,
+                since: Instant::now(),
+            });
             match local {
                 true => entry.left = true,
                 false => drop(entry.arrived.insert(at, took)),
@@ -234,7 +251,8 @@ fn show(waiting: &Waiting, as_json: bool) -> Result<(), ExitError> {
     for (table, change) in &first.changes {
         let key: Vec<String> = key_of(table, change);
         if as_json {
-            let arrived: Map<String, Json> = waiting.arrived.iter().map(|(name, ms)| ((*name).to_owned(), json!(ms))).collect();
+            let arrived: Map<String, Json> =
+                waiting.arrived.iter().map(|(name, ms)| ((*name).to_owned(), json!(ms))).collect();
             output::object(json!({
                 "time": first.committed.to_string(), "node": first.node, "table": table.name.as_str(), "op": change.op.name(),
                 "key": key.join(","), "arrived_ms": arrived,
@@ -245,14 +263,23 @@ fn show(waiting: &Waiting, as_json: bool) -> Result<(), ExitError> {
         let clock = time.get(11..23).unwrap_or(&time);
         let arrived: Vec<String> = waiting.arrived.iter().map(|(name, ms)| format!("{name} {ms:.1} ms")).collect();
         let (op, name, key) = (change.op.name(), table.name.as_str(), key.join(","));
-        output::line(&format!("{clock}  {:<6} {op:<7} {:<22} →  {}", first.node, format!("{name} {key}"), arrived.join("   ")))?;
+        output::line(&format!(
+            "{clock}  {:<6} {op:<7} {:<22} →  {}",
+            first.node,
+            format!("{name} {key}"),
+            arrived.join("   ")
+        ))?;
     }
     Ok(())
 }
 
 fn key_of(table: &TableDef, change: &Change) -> Vec<String> {
     let row = change.row.clone().or_else(|| change.old_resolved()).unwrap_or_default();
-    let text = |index: usize| row.get(index).filter(|value| value.kind != Kind::Null).map(|value| String::from_utf8_lossy(&value.text).into_owned());
+    let text = |index: usize| {
+        row.get(index)
+            .filter(|value| value.kind != Kind::Null)
+            .map(|value| String::from_utf8_lossy(&value.text).into_owned())
+    };
     table.key_columns().into_iter().filter_map(text).collect()
 }
 
@@ -282,7 +309,8 @@ fn make_changes(databases: &[PathBuf], ending: &std::sync::mpsc::Receiver<()>) -
             }
             _ => {
                 let id = format!("{site}-{run:04x}-{count}");
-                branch.execute("insert into orders values (?, ?, ?, ?, 'new')", params![id, site, product, quantity])?;
+                branch
+                    .execute("insert into orders values (?, ?, ?, ?, 'new')", params![id, site, product, quantity])?;
             }
         }
     }

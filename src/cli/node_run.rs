@@ -105,7 +105,9 @@ pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
                         config = reloaded;
                         break false;
                     }
-                    Err(error) => tracing::error!("the configuration is not reloaded, the one before stays in force: {error}"),
+                    Err(error) => {
+                        tracing::error!("the configuration is not reloaded, the one before stays in force: {error}")
+                    }
                 }
             };
             tracing::info!("node {} {}", node.shared.name, if stop { "stops" } else { "reloads its configuration" });

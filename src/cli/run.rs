@@ -54,7 +54,7 @@ impl Plan {
         }
         match config.database.as_ref().map(|database| &database.url) {
             Some(DatabaseUrl::Sqlite(path)) if !path.exists() => {
-                add("database", format!("sqlite:{} (made, empty)", path.display()));
+                add("database", format!("sqlite:{} (not there yet)", path.display()));
             }
             Some(url) => add("database", url.to_string()),
             None => add("database", "none: only a log".into()),

@@ -86,7 +86,11 @@ impl Source {
         if verb == "drop" && !global.is_running()? {
             let config = global.config()?;
             let message = if name == "database" { drop_database(&config)? } else { drop_peer(&config, &name)? };
-            return output::done(global.json, serde_json::json!({ "source": name, "message": message }), &format!("{verb}: {name}"));
+            return output::done(
+                global.json,
+                serde_json::json!({ "source": name, "message": message }),
+                &format!("{verb}: {name}"),
+            );
         }
         let answer = global.admin()?.post(&format!("/v1/sources/{}/{verb}", escape(&name)))?;
         output::done(global.json, answer, &format!("{verb}: {name}"))

@@ -30,7 +30,8 @@ pub async fn local_only(request: Request, next: Next) -> Response {
         };
         if let Some(value) = foreign(request.headers()) {
             let message = format!("the {name} header {value:?} is not of this machine");
-            let why = "the node listens on loopback only, and a page of another site must not reach it through a browser";
+            let why =
+                "the node listens on loopback only, and a page of another site must not reach it through a browser";
             return error(StatusCode::FORBIDDEN, "WS-HTTP-003", &message, why, "ask for it as 127.0.0.1 or localhost");
         }
     }

@@ -50,12 +50,20 @@ struct Reading {
 }
 
 /// `GET /v1/logs/{log}/entries`.
-pub async fn read(State(node): Shared, Path(log): Path<String>, Query(asked): Query<Asked>, headers: HeaderMap) -> Response {
+pub async fn read(
+    State(node): Shared,
+    Path(log): Path<String>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+) -> Response {
     if log != "main" {
         let message = format!("there is no log {log:?}");
         return error(StatusCode::NOT_FOUND, "WS-HTTP-007", &message, "this node has one log", "ask for `main`");
     }
-    let events = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("text/event-stream"));
+    let events = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("text/event-stream"));
     let resume = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut reading = match reading(node, &asked, resume, events) {
         Ok(reading) => reading,
@@ -91,7 +99,13 @@ fn gone(failed: &SourceError) -> Response {
             let code = StatusCode::RANGE_NOT_SATISFIABLE;
             error(code, "WS-HTTP-010", &failed.to_string(), "the log does not reach that far", "read after its tail")
         }
-        _ => error(StatusCode::INTERNAL_SERVER_ERROR, "WS-HTTP-011", &failed.to_string(), "the log cannot be read", "run `watershed log verify`"),
+        _ => error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "WS-HTTP-011",
+            &failed.to_string(),
+            "the log cannot be read",
+            "run `watershed log verify`",
+        ),
     }
 }
 
@@ -102,8 +116,9 @@ fn reading(node: Arc<Node>, asked: &Asked, resume: Option<String>, events: bool)
     let after = match (resume.as_ref().or(asked.after.as_ref()), &asked.time, asked.tail) {
         (Some(text), None, None) => after(&node, text, oldest)?,
         (None, Some(text), None) => {
-            let time: jiff::Timestamp =
-                text.parse().map_err(|_| bad(&format!("time {text:?} is not a time"), "write RFC 3339: 2030-01-31T12:00:00Z"))?;
+            let time: jiff::Timestamp = text
+                .parse()
+                .map_err(|_| bad(&format!("time {text:?} is not a time"), "write RFC 3339: 2030-01-31T12:00:00Z"))?;
             since = Some(Timestamp(time.as_microsecond()));
             Position(oldest.0.saturating_sub(1))
         }
@@ -195,7 +210,11 @@ impl Reading {
             out.push_str(&format!("id: {cursor}\ndata: "));
         }
         if let Err(error) = write_entry(&mut out, logged, cursor, from.as_deref(), &catalog) {
-            out = format!("{{\"position\":{},\"error\":{}}}", logged.position, serde_json::Value::from(error.to_string()));
+            out = format!(
+                "{{\"position\":{},\"error\":{}}}",
+                logged.position,
+                serde_json::Value::from(error.to_string())
+            );
         }
         out.push_str(if self.events { "\n\n" } else { "\n" });
         Some(out)
@@ -236,7 +255,9 @@ impl Reading {
             match changed {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return None,
-                Err(_) if self.events => return Some(format!("event: ping\ndata: {{\"tail\":{}}}\n\n", *tail.borrow())),
+                Err(_) if self.events => {
+                    return Some(format!("event: ping\ndata: {{\"tail\":{}}}\n\n", *tail.borrow()));
+                }
                 Err(_) => return None,
             }
         }

@@ -49,7 +49,11 @@ fn registry(status: &Status) -> Registry {
     counter("captured_transactions", "Local transactions logged", status.counters.captured);
     counter("captured_changes", "Changes in them", status.counters.captured_changes);
     counter("received_transactions", "Transactions received over links", status.counters.received);
-    counter("refused_writes", "Writes left out because the writer does not own the row", status.counters.refused_writes);
+    counter(
+        "refused_writes",
+        "Writes left out because the writer does not own the row",
+        status.counters.refused_writes,
+    );
     counter("links_established", "Links that have stood", status.counters.links);
     counter("copied_rows", "Rows of first copies written", status.counters.copied_rows);
     let (connected, behind, lag) = (ByName::default(), ByName::default(), ByName::default());
@@ -63,6 +67,10 @@ fn registry(status: &Status) -> Registry {
     }
     registry.register("link_connected", "1 while the link stands", connected);
     registry.register("link_behind", "Entries of our log that the peer has not acknowledged", behind);
-    registry.register("link_lag_seconds", "Time until the last heartbeat was durable at the peer, data before it included", lag);
+    registry.register(
+        "link_lag_seconds",
+        "Time until the last heartbeat was durable at the peer, data before it included",
+        lag,
+    );
     registry
 }

@@ -22,7 +22,15 @@ pub async fn peer(State(node): Shared, Path((name, order)): Path<(String, String
     let paused = match order.as_str() {
         "pause" => true,
         "resume" => false,
-        _ => return error(StatusCode::NOT_FOUND, "WS-HTTP-005", &format!("{order:?} is not an order"), "", "pause or resume"),
+        _ => {
+            return error(
+                StatusCode::NOT_FOUND,
+                "WS-HTTP-005",
+                &format!("{order:?} is not an order"),
+                "",
+                "pause or resume",
+            );
+        }
     };
     answer(&name, node.pause_peer(&name, paused).await)
 }

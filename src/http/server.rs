@@ -97,7 +97,13 @@ async fn peer(State(node): Shared, upgrade: WebSocketUpgrade) -> Response {
 
 async fn not_found(request: Request) -> Response {
     let message = format!("there is no {} {}", request.method(), request.uri().path());
-    error(StatusCode::NOT_FOUND, "WS-HTTP-002", &message, "the path is not one of this node's", "see `/v1/status`, `/v1/tree`, `/metrics`")
+    error(
+        StatusCode::NOT_FOUND,
+        "WS-HTTP-002",
+        &message,
+        "the path is not one of this node's",
+        "see `/v1/status`, `/v1/tree`, `/metrics`",
+    )
 }
 
 /// An error as DESIGN's HTTP surface has it.
@@ -106,4 +112,3 @@ pub fn error(code: StatusCode, name: &str, message: &str, why: &str, fix: &str) 
     let body = json!({ "code": name, "message": message, "why": why, "do": fix, "retryable": retryable, "side_effects": false });
     (code, Json(body)).into_response()
 }
-

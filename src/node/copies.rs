@@ -11,8 +11,7 @@ use super::database::{Command, Guard};
 use super::shared::{Link, PeerCopy, Shared};
 use crate::log::{Append, Draft};
 use crate::model::{
-    Change, Cursor, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp,
-    encode_changes, limits,
+    Change, Cursor, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp, encode_changes, limits,
 };
 use crate::peer::{Control, CopyMessage, LinkHandle, Offer, Role};
 use crate::sqlite::Reader;
@@ -91,6 +90,7 @@ async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
         }
     }
     let lanes = database.state.borrow().lanes.clone();
+    release_forgotten(shared, &lanes).await;
     for (link, role, peer, handle, offers) in links {
         let followed = database.ask(|reply| Command::Followed(link, reply)).await.ok()?;
         for offer in offers {
@@ -110,6 +110,24 @@ async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
         }
     }
     None
+}
+
+/// Lanes that wait for a peer which an operator has dropped wait no longer: a copy from it is given up, and what it was
+/// still to send will never come.
+async fn release_forgotten(shared: &Shared, lanes: &[Lane]) {
+    let Some(database) = &shared.database else { return };
+    for lane in lanes {
+        let replacement = match &lane.state {
+            LaneState::Copying { from, .. } if shared.book.name_of(from.0).is_none() => None,
+            LaneState::Replaying { settled: Some((from, _)) } if shared.book.name_of(from.0).is_none() => {
+                Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
+            }
+            _ => continue,
+        };
+        if let Err(error) = database.ask(|reply| Command::SetLane(lane.table.clone(), replacement, reply)).await {
+            tracing::warn!(table = %lane.table, "{error}");
+        }
+    }
 }
 
 /// Tables that only this node writes are not copied from others.

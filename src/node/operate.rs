@@ -182,6 +182,7 @@ impl Node {
         self.close(name, "dropped by its operator").await;
         self.shared.book.forget(name)?;
         self.shared.refusals().remove(name);
+        self.shared.copy_wake.notify_one();
         Ok(format!(
             "{name} is forgotten: it keeps nothing of the log any more, and whoever links under that name copies afresh"
         ))

@@ -34,7 +34,16 @@ impl LogOutgoing {
         // A start that the peer does not know of is announced as soon as the link stands.
         let sent = if announced { received } else { Cursor { position: Position::ZERO, ..received } };
         let tail = log.tail();
-        LogOutgoing { log, to, copied_from: copied_from(to), sieve, tail, from: received.position.into(), covered: received, sent }
+        LogOutgoing {
+            log,
+            to,
+            copied_from: copied_from(to),
+            sieve,
+            tail,
+            from: received.position.into(),
+            covered: received,
+            sent,
+        }
     }
 
     fn take(&mut self, batch: Batch) -> Result<Option<Outbound>, Refusal> {

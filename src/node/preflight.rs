@@ -49,9 +49,15 @@ pub fn preflight(settings: &Settings) -> Result<Preflight, NodeError> {
         let name = to.strip_prefix("child ").unwrap_or_default();
         let sieve = policy.sieve(role, name, LinkId::LOCAL);
         for (table, rows) in &found.all {
-            let why = "nothing is sent by mistake, so a filter that does not suit its table keeps the node from starting";
+            let why =
+                "nothing is sent by mistake, so a filter that does not suit its table keeps the node from starting";
             let out = sieve.table(table).map_err(|error| {
-                invalid("WS-SEND-003", format!("[send.{}]: {error}", to.replace(' ', ".")), why, "correct the filter, or the table")
+                invalid(
+                    "WS-SEND-003",
+                    format!("[send.{}]: {error}", to.replace(' ', ".")),
+                    why,
+                    "correct the filter, or the table",
+                )
             })?;
             let Some(out) = out else { continue };
             let columns = out.columns.iter().map(|column| column.name.to_string()).collect();
@@ -74,7 +80,12 @@ fn check_owners(policy: &Policy, tables: &[Arc<TableDef>]) -> Result<(), NodeErr
         if let Some(Owner::By(expression)) = policy.ownership.of(&table.name) {
             expression.check_columns(table).map_err(|error| {
                 let why = "without its owner a row could be written by two nodes";
-                invalid("WS-OWN-003", format!("[table.{}] owner_by: {error}", table.name), why, "correct the expression, or the table")
+                invalid(
+                    "WS-OWN-003",
+                    format!("[table.{}] owner_by: {error}", table.name),
+                    why,
+                    "correct the expression, or the table",
+                )
             })?;
         }
     }
@@ -116,21 +127,34 @@ fn tables(policy: &Policy, path: &Path) -> Result<Found, NodeError> {
     absent.sort();
     absent.dedup();
     for named in absent {
-        let text = format!("table {named} is selected and does not exist in the database yet; it is captured from when it is created");
+        let text = format!(
+            "table {named} is selected and does not exist in the database yet; it is captured from when it is created"
+        );
         found.preflight.warnings.push(text);
     }
     if wrong.is_empty() {
         return Ok(found);
     }
     let why = "rows that cannot be told apart cannot be updated or deleted elsewhere";
-    Err(invalid("WS-SQLITE-005", wrong.join("\n"), why, "give the table a PRIMARY KEY, or take it out of the selection"))
+    Err(invalid(
+        "WS-SQLITE-005",
+        wrong.join("\n"),
+        why,
+        "give the table a PRIMARY KEY, or take it out of the selection",
+    ))
 }
 
 /// Asks the parent for its hello, and looks whether the link could stand. Records nothing at either end.
 pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<Option<String>, NodeError> {
     let Some(parent) = &settings.parent else { return Ok(None) };
     let refused = |exit, error: &dyn std::fmt::Display| {
-        NodeError::new("WS-NODE-019", exit, error, "the parent was asked as `run` would ask it", "see above; `run` keeps trying")
+        NodeError::new(
+            "WS-NODE-019",
+            exit,
+            error,
+            "the parent was asked as `run` would ask it",
+            "see above; `run` keeps trying",
+        )
     };
     let url = ParentUrl::parse(&parent.url).map_err(|error| refused(Exit::Configuration, &error))?;
     let node = NodeRef { name: settings.name.clone().into(), log: LogId::draw() };
@@ -161,11 +185,24 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
         let both = policy.parent.selection.matches(table);
         let owned = offer.owned && policy.ownership.of(table).is_some();
         if both && !owned && !(offer.may_diverge && policy.may_diverge.contains(table)) {
-            let what = format!("table {table} is sent both ways between {:?} and {:?} without an owner at both ends", settings.name, answer.node.name);
-            let advice = "set [table.NAME] owner or owner_by at both, or accept it with conflicts = \"may-diverge\" at both";
-            return Err(invalid("WS-OWN-002", what, "two nodes could write one row, and nobody could say which is right", advice));
+            let what = format!(
+                "table {table} is sent both ways between {:?} and {:?} without an owner at both ends",
+                settings.name, answer.node.name
+            );
+            let advice =
+                "set [table.NAME] owner or owner_by at both, or accept it with conflicts = \"may-diverge\" at both";
+            return Err(invalid(
+                "WS-OWN-002",
+                what,
+                "two nodes could write one row, and nobody could say which is right",
+                advice,
+            ));
         }
     }
     let tables: Vec<&str> = answer.offers.iter().map(|offer| offer.table.name.as_str()).collect();
-    Ok(Some(format!("{} at {url}, sends {}", answer.node.name, if tables.is_empty() { "nothing".into() } else { tables.join(", ") })))
+    Ok(Some(format!(
+        "{} at {url}, sends {}",
+        answer.node.name,
+        if tables.is_empty() { "nothing".into() } else { tables.join(", ") }
+    )))
 }

@@ -322,8 +322,13 @@ fn link_status(shared: &Shared) -> Vec<LinkStatus> {
             acknowledged: Some(known.acknowledged),
             behind: Some(tail.saturating_sub(known.acknowledged)),
             lag_ms: None,
-            error: refusal.map(|(_, why)| why.clone()).or_else(|| dial.last_error.as_ref().filter(|_| dialling).map(ToString::to_string)),
-            retry_ms: dial.next_attempt.filter(|_| dialling).map(|at| (at.0 - Timestamp::now().0).max(0) as u64 / 1_000),
+            error: refusal
+                .map(|(_, why)| why.clone())
+                .or_else(|| dial.last_error.as_ref().filter(|_| dialling).map(ToString::to_string)),
+            retry_ms: dial
+                .next_attempt
+                .filter(|_| dialling)
+                .map(|at| (at.0 - Timestamp::now().0).max(0) as u64 / 1_000),
             receives: Vec::new(),
             name,
         });

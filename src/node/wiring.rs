@@ -50,7 +50,8 @@ fn log_settings(config: &Config) -> LogSettings {
     let log = config.main_log();
     let default = LogSettings::default();
     let retain_bytes = log.retain.bytes.map_or(default.retain_bytes, |size| size.0);
-    let retain_time = log.retain.time.map_or(default.retain_time, |period: super::config::Period| -> Duration { period.0 });
+    let retain_time =
+        log.retain.time.map_or(default.retain_time, |period: super::config::Period| -> Duration { period.0 });
     LogSettings {
         retain_time,
         retain_bytes,

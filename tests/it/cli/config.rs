@@ -21,6 +21,17 @@ fn init_writes_a_file_that_check_accepts_and_never_overwrites_it() {
     expect_exit(&run(folder.path(), &call), 0);
     let written = fs::read_to_string(folder.path().join("b7.toml")).unwrap();
     let output = run(folder.path(), &["run", "--dry-run", "-c", "b7.toml"]);
+    expect_exit(&output, 4);
+    assert!(
+        stderr(&output).contains("error[WS-SQLITE-004]"),
+        "a database is never made by mistake: {}",
+        stderr(&output)
+    );
+    rusqlite::Connection::open(folder.path().join("shop.db"))
+        .expect("a database")
+        .execute_batch("vacuum")
+        .expect("a file");
+    let output = run(folder.path(), &["run", "--dry-run", "-c", "b7.toml"]);
     expect_exit(&output, 0);
     assert!(stdout(&output).contains("ws://127.0.0.1:7099"), "{}", stdout(&output));
     let again = run(folder.path(), &["init", "sqlite:other.db", "-c", "b7.toml"]);

@@ -146,7 +146,9 @@ fn destructive_commands_want_yes_without_a_terminal() {
         let output = run(folder.path(), &["source", verb, "orders"]);
         expect_exit(&output, 2);
         assert!(stderr(&output).contains("do: give --yes if you mean it"), "{}", stderr(&output));
-        expect_exit(&run(folder.path(), &["source", verb, "orders", "--yes"]), 4);
+        // Peers are dropped without the node, too; the rest needs it to run.
+        let code = if verb == "drop" { 1 } else { 4 };
+        expect_exit(&run(folder.path(), &["source", verb, "orders", "--yes"]), code);
     }
 }
 

@@ -30,12 +30,15 @@ fn writer(path: PathBuf, site: &'static str, stop: Arc<AtomicBool>, written: Arc
         let mut connection = connect(&path);
         let mut tx = 0_u64;
         while !stop.load(Ordering::Relaxed) {
-            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).expect("begin");
+            let transaction =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).expect("begin");
             let pairs = tx % 3 + 1;
             for pair in 0..pairs {
                 for (side, amount) in [("d", 1_i64 + pair as i64), ("c", -1 - pair as i64)] {
                     let id = format!("{site}-{tx}-{pair}{side}");
-                    transaction.execute("insert into ledger values (?, ?, ?, ?)", params![id, site, tx as i64, amount]).expect("insert");
+                    transaction
+                        .execute("insert into ledger values (?, ?, ?, ?)", params![id, site, tx as i64, amount])
+                        .expect("insert");
                 }
             }
             transaction.commit().expect("commit");
@@ -55,7 +58,9 @@ fn observer(paths: Vec<PathBuf>, stop: Arc<AtomicBool>) -> JoinHandle<u64> {
                 let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
                 let connection = Connection::open_with_flags(path, flags).expect("the database");
                 connection.busy_timeout(Duration::from_secs(30)).expect("a timeout");
-                let sum: i64 = connection.query_row("select coalesce(sum(amount), 0) from ledger", [], |row| row.get(0)).expect("a sum");
+                let sum: i64 = connection
+                    .query_row("select coalesce(sum(amount), 0) from ledger", [], |row| row.get(0))
+                    .expect("a sum");
                 assert_eq!(sum, 0, "half a transaction is visible in {}", path.display());
                 looks += 1;
             }
@@ -74,7 +79,8 @@ fn in_order(site: &Site) {
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let entry: serde_json::Value = serde_json::from_str(line).expect("NDJSON");
         let origin = entry["origin"].as_str().expect("an origin");
-        let (log, position) = (origin[..32].to_owned(), origin.rsplit('-').next().expect("a position").parse::<u64>().expect("a number"));
+        let (log, position) =
+            (origin[..32].to_owned(), origin.rsplit('-').next().expect("a position").parse::<u64>().expect("a number"));
         let known = last.entry(log).or_insert((0, -1));
         assert!(position > known.0, "origin positions go back at {}: {line}", site.name);
         known.0 = position;
@@ -90,8 +96,9 @@ fn in_order(site: &Site) {
 
 fn sites(ground: &Ground) -> [Site; 4] {
     let [mut hq, mut north, mut n1, mut south] = ["hq", "north", "n1", "south"].map(|name| ground.site(name, SCHEMA));
-    let both = format!("[send.parent]\ntables = [\"ledger\"]\n[send.children]\ntables = [\"ledger\"]\n{OWNER}");
-    hq.configure(None, &both);
+    let down = format!("[send.children]\ntables = [\"ledger\"]\n{OWNER}");
+    let both = format!("[send.parent]\ntables = [\"ledger\"]\n{down}");
+    hq.configure(None, &down);
     north.configure(Some(hq.port), &both);
     n1.configure(Some(north.port), &both);
     south.configure(Some(hq.port), &both);
@@ -114,7 +121,9 @@ fn killed_nodes_lose_nothing_and_repeat_nothing() {
     let writers: Vec<_> = [(0, "hq"), (2, "n1"), (3, "south")]
         .into_iter()
         .zip(&counts)
-        .map(|((index, name), count): ((usize, &'static str), _)| writer(sites[index].database(), name, stop.clone(), count.clone()))
+        .map(|((index, name), count): ((usize, &'static str), _)| {
+            writer(sites[index].database(), name, stop.clone(), count.clone())
+        })
         .collect();
     let observing = observer(sites.iter().map(Site::database).collect(), stop.clone());
     for kill in 0..kills {

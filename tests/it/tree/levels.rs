@@ -60,10 +60,14 @@ fn two_ways(journal: &str) {
 
     tree.hq.sql("insert into products values (2, 'after', 2.5); update products set price = 1.75 where id = 1");
     tree.n1.sql("insert into orders values (101, 'n1', 2, 2); insert into secrets values (1, 'of n1')");
-    tree.south.sql("begin; insert into orders values (200, 'south', 1, 1); update orders set amount = 9 where id = 200; commit");
+    tree.south.sql(
+        "begin; insert into orders values (200, 'south', 1, 1); update orders set amount = 9 where id = 200; commit",
+    );
     python(&tree.north, "insert into orders values (300, 'north', 1, 3)");
     wait_equal(PRODUCTS, &[&tree.hq, &tree.north, &tree.n1, &tree.south]);
-    wait("all orders at hq", || tree.hq.sql("select count(*) from orders") == "5\n" || tree.hq.sql("select count(*) from orders") == "4\n");
+    wait("all orders at hq", || {
+        tree.hq.sql("select count(*) from orders") == "5\n" || tree.hq.sql("select count(*) from orders") == "4\n"
+    });
     wait_equal(ORDERS, &[&tree.hq, &tree.south]);
     rebuild(&tree);
     diffs(&tree);
@@ -82,7 +86,8 @@ fn rebuild(tree: &Tree) {
 }
 
 fn python(site: &Site, sql: &str) {
-    let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=20); c.execute(sys.argv[2]); c.commit()";
+    let script =
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=20); c.execute(sys.argv[2]); c.commit()";
     let done = Command::new("python3").args(["-c", script]).arg(site.database()).arg(sql).status().expect("python3");
     assert!(done.success());
 }
@@ -91,7 +96,10 @@ fn diffs(tree: &Tree) {
     let url = |site: &Site| format!("sqlite:{}", site.database().display());
     let diff = |a: &Site, b: &Site, tables: &str| {
         let output = watershed(&["diff", &url(a), &url(b), "--tables", tables], None);
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
     };
     for (a, b, tables) in [
         (&tree.hq, &tree.south, "orders,products"),

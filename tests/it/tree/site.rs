@@ -64,7 +64,9 @@ impl Site {
     pub fn configure(&mut self, parent: Option<u16>, sections: &str) {
         self.extra = sections.into();
         let parent = match parent {
-            Some(port) => format!("[parent]\nurl = \"127.0.0.1:{port}\"\nretry = {{ first = \"0.1s\", max = \"1s\" }}\n"),
+            Some(port) => {
+                format!("[parent]\nurl = \"127.0.0.1:{port}\"\nretry = {{ first = \"0.1s\", max = \"1s\" }}\n")
+            }
             None => String::new(),
         };
         let text = format!(
@@ -109,7 +111,7 @@ impl Site {
 
     pub fn wait_healthy(&mut self) {
         let started = Instant::now();
-        while !self.get("/healthz").is_some_and(|(code, _)| code == 200) {
+        while self.get("/healthz").is_none_or(|(code, _)| code != 200) {
             if let Some(process) = &mut self.process
                 && let Ok(Some(status)) = process.try_wait()
             {
@@ -162,8 +164,11 @@ impl Site {
 
     /// A GET on loopback: status and body.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(5))).build().into();
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(5)))
+            .build()
+            .into();
         let mut response = agent.get(format!("http://127.0.0.1:{}{path}", self.port)).call().ok()?;
         Some((response.status().as_u16(), response.body_mut().read_to_string().ok()?))
     }
