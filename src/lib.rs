@@ -5,6 +5,8 @@ pub mod http;
 pub mod log;
 pub mod model;
 pub mod node;
+#[cfg(doc)]
+mod pages;
 pub mod peer;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

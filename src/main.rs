@@ -1,1 +1,5 @@
-fn main() {}
+//! The `watershed` command.
+
+fn main() -> std::process::ExitCode {
+    watershed::cli::main()
+}

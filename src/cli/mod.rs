@@ -1,1 +1,188 @@
-//! Room: cli.
+//! The command line: one file per command. Data goes to stdout, everything else to stderr.
+
+mod admin;
+mod check;
+mod completions;
+mod config;
+mod demo;
+mod demo_tree;
+mod diff;
+mod doctor;
+mod exit;
+mod filter;
+mod init;
+mod log;
+mod log_follow;
+mod logging;
+mod man;
+mod node_run;
+mod output;
+mod peer;
+mod run;
+mod signals;
+mod source;
+mod status;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use exit::{Exit, ExitError};
+pub use run::Plan;
+
+use crate::node::config::{Config, Overrides};
+use admin::Admin;
+use logging::LogFormat;
+
+const SCREEN: &str = "\
+{about}
+
+Usage: watershed [OPTIONS] <COMMAND>
+
+Start here:
+  demo         Three nodes and their databases in one process, to look at
+  init         Write a commented watershed.toml
+  check        Read the configuration, look at everything it names
+  run          Run the node
+  status       What a running node is doing
+
+Data:
+  log          ls, read, tail, verify, export
+  filter       test an expression
+  source       ls, pause, resume, retry, skip, resync, drop
+  diff         Compare two databases, and make them equal
+
+Operate:
+  peer         ls, pause, resume
+  config       show, schema, explain
+  doctor       What may be wrong on this machine
+  completions  For a shell
+  man          The manual page
+
+Options:
+{options}
+
+`watershed COMMAND --help` begins with examples.
+";
+
+/// watershed: capture, stream and view change logs
+#[derive(Debug, Parser)]
+#[command(name = "watershed", version, help_template = SCREEN, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The configuration
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "watershed.toml", env = "WATERSHED_CONFIG")]
+    config_filename: PathBuf,
+    /// JSON on stdout: lines for streams, one object otherwise, with "schema":1
+    #[arg(long, global = true)]
+    json: bool,
+    /// Form of the process's own log on stderr
+    #[arg(long, global = true, value_enum, default_value = "human")]
+    log_format: LogFormat,
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+impl Global {
+    fn config(&self) -> Result<Config, ExitError> {
+        Ok(Config::load(&self.config_filename, &Overrides::from_environment())?)
+    }
+
+    fn admin(&self) -> Result<Admin, ExitError> {
+        Admin::of(&self.config()?)
+    }
+
+    /// Whether a process has the node's data folder.
+    fn is_running(&self) -> Result<bool, ExitError> {
+        let data_dir = self.config()?.node.data_dir;
+        Ok(data_dir.is_dir() && matches!(crate::node::lock(&data_dir), Err(error) if error.exit == crate::node::Exit::Locked))
+    }
+
+    fn file(&self) -> &Path {
+        &self.config_filename
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Init(init::Init),
+    Check(check::Check),
+    Run(run::Run),
+    Status(status::Status),
+    Log(log::Log),
+    Filter(filter::Filter),
+    Source(source::Source),
+    Diff(diff::Diff),
+    Peer(peer::Peer),
+    Config(config::ConfigCommand),
+    Doctor(doctor::Doctor),
+    Completions(completions::Completions),
+    Man(man::Man),
+}
+
+/// The whole command line. Actions (`log read`) get those examples of their command that show them.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        let examples = command.get_before_help().map(ToString::to_string).unwrap_or_default();
+        let name = command.get_name().to_string();
+        command.mut_subcommands(|action| {
+            let call = format!("watershed {name} {}", action.get_name());
+            let shown: Vec<&str> = examples.lines().filter(|line| line.contains(&call)).collect();
+            let shown = if shown.is_empty() { format!("  {call}") } else { shown.join("\n") };
+            action.before_help(format!("Examples:\n{shown}"))
+        })
+    })
+}
+
+/// Runs the process's command line.
+pub fn main() -> ExitCode {
+    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let global = cli.global;
+    let long = matches!(cli.command, Command::Run(_) | Command::Demo(_));
+    logging::install(global.log_format, global.verbose, global.quiet, long);
+    let result = match cli.command {
+        Command::Demo(command) => command.run(&global),
+        Command::Init(command) => command.run(&global),
+        Command::Check(command) => command.run(&global),
+        Command::Run(command) => command.run(&global),
+        Command::Status(command) => command.run(&global),
+        Command::Log(command) => command.run(&global),
+        Command::Filter(command) => command.run(&global),
+        Command::Source(command) => command.run(&global),
+        Command::Diff(command) => command.run(&global),
+        Command::Peer(command) => command.run(&global),
+        Command::Config(command) => command.run(&global),
+        Command::Doctor(command) => command.run(&global),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let text = error.to_string();
+    if !text.is_empty() {
+        eprintln!("{text}");
+    }
+    ExitCode::from(error.exit as u8)
+}
+
+/// A runtime for commands that read a log or a database themselves.
+fn block_on<T>(work: impl Future<Output = Result<T, ExitError>>) -> Result<T, ExitError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

@@ -1,1 +1,9 @@
-//! Room: http.
+//! HTTP: health, status, metrics, the log for readers, orders of operators, and the upgrade to links.
+
+mod access;
+mod entries;
+mod metrics;
+mod operate;
+mod server;
+
+pub use server::{ServeError, serve};

@@ -93,6 +93,15 @@ impl Ledger {
             catalog.add(table);
         }
     }
+
+    /// Notes an entry that is in the log. (It was admitted before it was written.)
+    pub fn note(&mut self, position: Position, header: &EntryHeader) {
+        self.tail = self.tail.max(position);
+        self.lamport = self.lamport.max(header.lamport);
+        if let Some(origin) = header.origin.filter(|origin| origin.log != self.id) {
+            extend(self.origins.entry(origin.log).or_default(), origin);
+        }
+    }
 }
 
 /// Adds a position that is beyond all that are known of its origin.

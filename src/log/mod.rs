@@ -6,6 +6,7 @@
 
 mod ledger;
 pub mod memory;
+pub mod segments;
 mod spool;
 
 pub use spool::Spool;

@@ -145,6 +145,39 @@ pub fn decode_changes(bytes: &Bytes) -> Result<Vec<Change>, CodecError> {
     Ok(changes)
 }
 
+/// The table index and operation of every change, without reading the rows.
+pub fn scan_ops(bytes: &[u8]) -> Result<Vec<(usize, Op)>, CodecError> {
+    let mut rest = bytes;
+    let mut ops = Vec::new();
+    while rest.has_remaining() {
+        let length = encoding::decode_varint(&mut rest).map_err(|e| malformed("a change", e))?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length > rest.len() {
+            return Err(malformed("a change", format!("{length} bytes announced, {} left", rest.len())));
+        }
+        let (mut change, after) = rest.split_at(length);
+        rest = after;
+        let (mut table, mut op) = (0, 0);
+        while change.has_remaining() {
+            let (field, wire) = encoding::decode_key(&mut change).map_err(|e| malformed("a change", e))?;
+            match (field, wire) {
+                (1, WireType::Varint) => {
+                    table = encoding::decode_varint(&mut change).map_err(|e| malformed("a change", e))?
+                }
+                (2, WireType::Varint) => {
+                    op = encoding::decode_varint(&mut change).map_err(|e| malformed("a change", e))?
+                }
+                _ => encoding::skip_field(wire, field, &mut change, DecodeContext::default())
+                    .map_err(|e| malformed("a change", e))?,
+            }
+        }
+        let code = u32::try_from(op).unwrap_or(u32::MAX);
+        let op = Op::from_code(code).ok_or(CodecError::UnknownKind { what: "a change", kind: code })?;
+        ops.push((usize::try_from(table).unwrap_or(usize::MAX), op));
+    }
+    Ok(ops)
+}
+
 /// Encodes a table definition.
 pub fn encode_table(table: &TableDef) -> Vec<u8> {
     let columns = table.columns.iter().map(|column| ColumnMessage {
@@ -209,35 +242,40 @@ fn put_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
 /// Encodes an entry's envelope around encoded changes.
 pub(super) fn encode_entry(header: &EntryHeader, changes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(96 + header.node.len() + 9 * header.tables.len() + changes.len());
+    put_entry(&mut out, header, changes);
+    out
+}
+
+/// Appends an entry's encoding to a buffer: the same bytes as [`super::Entry::new`].
+pub fn put_entry(out: &mut Vec<u8>, header: &EntryHeader, changes: &[u8]) {
     if let Some(origin) = header.origin {
         let (high, low) = origin.log.halves();
-        put_fixed64(&mut out, tag::ORIGIN_LOG_HIGH, high);
-        put_fixed64(&mut out, tag::ORIGIN_LOG_LOW, low);
-        put_fixed64(&mut out, tag::ORIGIN_EPOCH, origin.epoch.0);
-        put_varint(&mut out, tag::ORIGIN_POSITION, origin.position.0);
+        put_fixed64(out, tag::ORIGIN_LOG_HIGH, high);
+        put_fixed64(out, tag::ORIGIN_LOG_LOW, low);
+        put_fixed64(out, tag::ORIGIN_EPOCH, origin.epoch.0);
+        put_varint(out, tag::ORIGIN_POSITION, origin.position.0);
     }
-    put_varint(&mut out, tag::LAMPORT, header.lamport.0);
-    put_varint(&mut out, tag::TIME, header.time.0 as u64);
+    put_varint(out, tag::LAMPORT, header.lamport.0);
+    put_varint(out, tag::TIME, header.time.0 as u64);
     if !header.node.is_empty() {
-        put_bytes(&mut out, tag::NODE, header.node.as_bytes());
+        put_bytes(out, tag::NODE, header.node.as_bytes());
     }
     if let Some(correlation) = &header.correlation {
-        put_bytes(&mut out, tag::CORRELATION, correlation.as_bytes());
+        put_bytes(out, tag::CORRELATION, correlation.as_bytes());
     }
     if let Some(causation) = &header.causation {
-        put_bytes(&mut out, tag::CAUSATION, causation.as_bytes());
+        put_bytes(out, tag::CAUSATION, causation.as_bytes());
     }
     if header.part > 0 {
-        put_varint(&mut out, tag::PART, u64::from(header.part));
+        put_varint(out, tag::PART, u64::from(header.part));
     }
     if header.more {
-        put_varint(&mut out, tag::MORE, 1);
+        put_varint(out, tag::MORE, 1);
     }
     for table in &header.tables {
-        put_fixed64(&mut out, tag::TABLES, table.0);
+        put_fixed64(out, tag::TABLES, table.0);
     }
-    put_bytes(&mut out, tag::CHANGES, changes);
-    out
+    put_bytes(out, tag::CHANGES, changes);
 }
 
 /// Takes a length-delimited field.
@@ -329,7 +367,10 @@ mod tests {
     proptest! {
         #[test]
         fn changes_read_back_as_written(changes in prop::collection::vec(change(), 0..8)) {
-            prop_assert_eq!(decode_changes(&encode_changes(&changes)).expect("own encoding"), changes);
+            let bytes = encode_changes(&changes);
+            let ops: Vec<_> = changes.iter().map(|change| (change.table, change.op)).collect();
+            prop_assert_eq!(scan_ops(&bytes).expect("own encoding"), ops);
+            prop_assert_eq!(decode_changes(&bytes).expect("own encoding"), changes);
         }
 
         #[test]
@@ -351,6 +392,7 @@ mod tests {
         fn foreign_bytes_are_an_error_never_a_panic(bytes: Vec<u8>) {
             let bytes = Bytes::from(bytes);
             let _ = decode_changes(&bytes);
+            let _ = scan_ops(&bytes);
             let _ = decode_table(&bytes);
             if let Ok(entry) = Entry::decode(bytes) {
                 let _ = entry.changes();

@@ -50,10 +50,73 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub const DATABASE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a SQLite database's `data_version`.
 pub const CAPTURE_POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// Messages of first copies waiting to be handled; a peer that sends more is not waited for.
+pub const COPY_MESSAGES_MAX: usize = 256;
+/// Commands waiting at a database.
+pub const DATABASE_COMMANDS_MAX: usize = 64;
+/// A length of time in the configuration: 100 years.
+pub const PERIOD_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// A file that holds a secret (a token).
+pub const SECRET_BYTES_MAX: u64 = 16 << 10;
+/// How long connecting to a node's admin API may take.
+pub const ADMIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one answer of a node's admin API may take.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// One JSON answer of a node's admin API.
+pub const ADMIN_ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Files that a node may want open at once: below this `doctor` warns.
+pub const OPEN_FILES_MIN: u64 = 1_024;
 /// Epochs that a log lists, one for every opening; beyond it the oldest are forgotten, empty ones first.
 pub const LOG_EPOCHS_MAX: usize = 4_096;
 /// Epochs that a log remembers of each origin.
 pub const ORIGIN_EPOCHS_MAX: usize = 1_024;
+/// A message between nodes larger than this travels in fragments, so that pings, acknowledgements and control messages
+/// pass between them and a slow link still shows that it is alive. Entries are gathered into messages of about this size.
+pub const FRAGMENT_BYTES_MAX: usize = 128 << 10;
+/// A WebSocket message on a link: a fragment and its envelope.
+pub const LINK_FRAME_BYTES_MAX: usize = FRAGMENT_BYTES_MAX + 64;
+/// What a message with entries costs of a link's credits at least; bounds how many may wait at the receiver.
+pub const MESSAGE_CREDIT_BYTES_MIN: u64 = 1 << 10;
+/// What a receiver gathers from a link into one append, one message aside.
+pub const LINK_APPEND_BYTES_MAX: u64 = 4 << 20;
+/// Heartbeats that may be under way in one direction; no further one is sent until an echo has come.
+pub const HEARTBEATS_UNANSWERED_MAX: usize = 16;
+/// Logs whose progress one heartbeat carries.
+pub const HEADS_MAX: usize = SUBTREE_NODES_MAX;
+/// Control messages (copies, offers) of a node that wait for a link; further ones wait for room.
+pub const LINK_CONTROL_MAX: usize = 16;
+/// Tables that one side of a link may offer, and definitions that may travel with one message.
+pub const OFFERS_MAX: usize = 10_000;
+/// Rows of one chunk of a first copy that a receiver accepts.
+pub const COPY_CHUNK_ROWS_MAX: usize = 10 * COPY_CHUNK_ROWS;
+/// The text of a failure that a peer sends.
+pub const FAILURE_BYTES_MAX: usize = 4 << 10;
+/// How long telling a peer why its link ends may take.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one attempt to reach the parent (name lookup, connection, WebSocket handshake) may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a link's socket reads at once.
+pub const LINK_READ_BUFFER_BYTES: usize = 16 << 10;
+/// What a link's socket gathers before it writes without being flushed.
+pub const LINK_WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// A segment's header: table definitions, origins and cursors.
+pub const SEGMENT_HEADER_BYTES_MAX: usize = 256 << 20;
+/// Entries of a log are put into batches of about this size, which are checked and read whole.
+pub const LOG_BATCH_BYTES_TARGET: usize = 256 << 10;
+/// Distance between two places in a segment's index.
+pub const SEGMENT_INDEX_BYTES: u64 = 32 << 10;
+/// When nothing has been appended for this long, the log notes that everything is durable.
+pub const LOG_IDLE_MARK_DELAY: Duration = Duration::from_millis(50);
+/// How long a group commit waits at most for the appenders that were in the last group.
+pub const LOG_GROUP_DELAY_MAX: Duration = Duration::from_micros(200);
+/// How long a log keeps what nobody needs.
+pub const RETAIN_TIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What a log takes on disk at most.
+pub const RETAIN_BYTES_DEFAULT: u64 = 50 << 30;
+/// Prepared statements that an applying connection keeps.
+pub const APPLY_STATEMENTS_MAX: usize = 256;
+/// Differing rows that a comparison remembers and looks at again.
+pub const DIFF_RECHECK_MAX: usize = 10_000;
 /// Rows of the change table that one short read transaction takes, so that no writer waits for long.
 pub const CAPTURE_READ_ROWS_MAX: usize = 10_000;
 /// Bytes of rows that one short read transaction of the change table takes, one row aside.

@@ -13,7 +13,7 @@ mod value;
 pub use batch::{Batch, Logged, ReadFrom};
 pub use catalog::Catalog;
 pub use change::{Change, Op};
-pub use codec::{CodecError, decode_changes, decode_table, encode_changes, encode_table};
+pub use codec::{CodecError, decode_changes, decode_table, encode_changes, encode_table, put_entry, scan_ops};
 pub use entry::{Entry, EntryHeader};
 pub use position::{Cursor, CursorError, Epoch, Lamport, LinkId, LogId, Origin, Position, SourceCursor, Timestamp};
 pub use table::{Column, Fingerprint, TableDef, TableName, TableNameError};

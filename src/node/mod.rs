@@ -1,1 +1,33 @@
-//! Room: node.
+//! A node: one process with its log, at most one database, and its links; wired from the rooms below.
+
+mod book;
+mod capture;
+pub mod config;
+mod copies;
+mod database;
+pub mod entry_json;
+mod folder;
+mod host;
+mod offline;
+mod operate;
+mod outgoing;
+mod policy;
+mod preflight;
+mod retention;
+mod running;
+mod settings;
+mod shared;
+mod status;
+mod wiring;
+
+pub use database::ApplyState;
+pub use folder::{Folder, lock};
+pub use offline::{drop_database, drop_peer};
+pub use operate::{Order, OrderError};
+pub use policy::{Policy, SendPolicy};
+pub use preflight::{Preflight, Sends, preflight, probe_parent};
+pub use running::Node;
+pub use settings::{DatabaseSettings, Exit, LogSettings, NodeError, Parent, Settings};
+pub use shared::Shared;
+pub use status::{Status, Tree, ready};
+pub use wiring::policy;

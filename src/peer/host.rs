@@ -1,5 +1,6 @@
 //! What a link needs from the node that it belongs to. `node` implements it; tests have one on a memory log.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,6 +185,10 @@ pub trait Host: Send + Sync + 'static {
     fn path(&self) -> watch::Receiver<Vec<NodeRef>>;
     /// Everything below us; announced to the parent when it changes.
     fn below(&self) -> watch::Receiver<Vec<Below>>;
+    /// A folder on the log's disk where large transactions wait for their last part.
+    fn spool_dir(&self) -> PathBuf {
+        std::env::temp_dir()
+    }
 }
 
 /// Something that a peer announced after its hello.

@@ -1,7 +1,36 @@
 //! Links between nodes: the protocol, its state machine without I/O, and the WebSockets that carry it.
+//!
+//! ```text
+//! Outgoing ─▶ send ─▶ write ═▶ WebSocket ═▶ read ─▶ session ─▶ receive ─▶ Host::receive
+//!              ▲ credits                                │          │ durable
+//!              └──────────── Acknowledge ◀══════════════╪══════════┘
+//! ```
 
+mod client;
 mod handle;
+mod handshake;
 mod host;
+mod large;
+mod link;
+mod outbox;
+pub mod protocol;
+mod receive;
+mod refusal;
+mod retry;
+mod send;
+mod server;
+pub mod session;
+mod socket;
+mod topology;
+mod url;
+mod write;
 
+pub use client::{DialState, probe, run_child, run_child_timed};
 pub use handle::{Control, LinkHandle};
 pub use host::{Below, CopyMessage, Head, Hello, Host, NodeRef, Offer, Outbound, Outgoing, PeerChange, Refusal, Role};
+pub use refusal::code;
+pub use retry::Retry;
+pub use server::{Serving, serve_peer};
+pub use session::Timing;
+pub use socket::SUBPROTOCOL;
+pub use url::ParentUrl;

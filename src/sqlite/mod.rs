@@ -1,23 +1,35 @@
-//! SQLite: changes captured by triggers, and received changes applied.
+//! SQLite: changes captured by triggers, received changes applied, chunks of first copies, and comparisons.
 
+mod apply;
 mod assemble;
 mod capture;
 mod connect;
 mod continuity;
+mod copy;
+mod diff;
 mod error;
+mod failure;
 mod identity;
 mod inspect;
 mod install;
 mod options;
+mod range;
+mod repair;
 mod rivals;
+mod scan;
 mod schema;
 mod start;
 mod triggers;
 mod trim;
 mod types;
 
+pub use apply::{Applier, ApplierOptions};
 pub use capture::Capture;
+pub use copy::{Chunk, Reader};
+pub use diff::{DiffOptions, RowDiff, RowDiffKind, Side, TableDiff, diff_table, list_tables};
 pub use error::CaptureError;
+pub use failure::SqliteError;
 pub use inspect::{InspectedTable, Inspection, inspect};
 pub use options::{CaptureOptions, Captured, CapturesTable};
+pub use repair::{Repaired, repair_table};
 pub use schema::uninstall;

@@ -1,0 +1,136 @@
+//! Talks to a running node over its admin API.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use ureq::{Agent, Body, http};
+
+use super::exit::{Exit, ExitError};
+use crate::model::limits;
+use crate::node::config::Config;
+
+/// A running node, by its configuration.
+pub(super) struct Admin {
+    base: String,
+    token: String,
+    file: String,
+    agent: Agent,
+}
+
+impl Admin {
+    /// Reads the token that a running node leaves in its data folder.
+    ///
+    /// # Errors
+    /// Exit 4 when there is none: the node has never run, or another data folder is meant.
+    pub fn of(config: &Config) -> Result<Admin, ExitError> {
+        let path = config.node.admin_token_path();
+        let file = config.path().display().to_string();
+        let mut token = String::new();
+        let read = File::open(&path).and_then(|from| from.take(limits::SECRET_BYTES_MAX).read_to_string(&mut token));
+        read.map_err(|error| unreachable(&config.node.name, &file, &format!("{}: {error}", path.display())))?;
+        let settings = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(limits::ADMIN_CONNECT_TIMEOUT))
+            .proxy(None)
+            .build();
+        let base = format!("http://{}", config.node.listen);
+        Ok(Admin { base, token: token.trim().into(), file, agent: settings.into() })
+    }
+
+    fn answered(&self, result: Result<http::Response<Body>, ureq::Error>) -> Result<Body, ExitError> {
+        let mut answer = result.map_err(|error| unreachable(&self.base, &self.file, &error.to_string()))?;
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let status = answer.status();
+        let mut text = String::new();
+        // What cannot be read of an error's body is missing from the message, no more.
+        let _ = answer.body_mut().as_reader().take(limits::ADMIN_ANSWER_BYTES_MAX).read_to_string(&mut text);
+        Err(refused(status, &text))
+    }
+
+    fn get_body(&self, path: &str, accept: &str, timeout: Option<Duration>) -> Result<Body, ExitError> {
+        let request = self.agent.get(format!("{}{path}", self.base)).header("Accept", accept);
+        let request = request.header("Authorization", format!("Bearer {}", self.token));
+        self.answered(request.config().timeout_global(timeout).build().call())
+    }
+
+    /// `GET`, one JSON object.
+    pub fn get(&self, path: &str) -> Result<Json, ExitError> {
+        json(self.get_body(path, "application/json", Some(limits::ADMIN_TIMEOUT))?)
+    }
+
+    /// `POST` without a body, one JSON object.
+    pub fn post(&self, path: &str) -> Result<Json, ExitError> {
+        let request = self.agent.post(format!("{}{path}", self.base));
+        let request = request.header("Authorization", format!("Bearer {}", self.token));
+        let request = request.config().timeout_global(Some(limits::ADMIN_TIMEOUT)).build();
+        json(self.answered(request.send_empty())?)
+    }
+
+    /// `GET` of lines that may go on for ever; each is handed over without its newline. `wanted` is the type asked for
+    /// (`application/x-ndjson`, `text/event-stream`).
+    pub fn lines(
+        &self,
+        path: &str,
+        wanted: &str,
+        mut each: impl FnMut(&str) -> Result<(), ExitError>,
+    ) -> Result<(), ExitError> {
+        let body = self.get_body(path, wanted, None)?;
+        let mut lines = BufReader::new(body.into_reader());
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = lines.read_line(&mut line);
+            if read.map_err(|error| unreachable(&self.base, &self.file, &error.to_string()))? == 0 {
+                return Ok(());
+            }
+            each(line.trim_end_matches(['\n', '\r']))?;
+        }
+    }
+}
+
+fn json(mut body: Body) -> Result<Json, ExitError> {
+    let mut bytes = Vec::new();
+    let read = body.as_reader().take(limits::ADMIN_ANSWER_BYTES_MAX).read_to_end(&mut bytes);
+    read.map_err(|error| strange(&error.to_string()))?;
+    if bytes.is_empty() {
+        return Ok(Json::Object(serde_json::Map::new()));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| strange(&error.to_string()))
+}
+
+fn strange(why: &str) -> ExitError {
+    let fix = "is something else listening at `node.listen`? `watershed doctor` looks";
+    ExitError::new("WS-CLI-006", Exit::Failure, "the node's answer cannot be read", why, fix)
+}
+
+fn unreachable(whom: &str, file: &str, why: &str) -> ExitError {
+    let fix = format!("is it running? `watershed run -c {file}`");
+    ExitError::new("WS-CLI-004", Exit::Unreachable, format!("the node at {whom} cannot be reached"), why, fix)
+}
+
+fn refused(status: http::StatusCode, text: &str) -> ExitError {
+    let said: Json = serde_json::from_str(text).unwrap_or_default();
+    let part = |name: &str, otherwise: &str| said[name].as_str().unwrap_or(otherwise).to_string();
+    let exit = match status.as_u16() {
+        409 => Exit::Operator,
+        400 | 404 | 405 => Exit::Usage,
+        _ => Exit::Failure,
+    };
+    let fix = match status.as_u16() {
+        401 | 403 => "does -c name the file that the node runs with? its data folder has the token",
+        404 => "does that name exist? `watershed status` lists them",
+        _ => "see the node's log",
+    };
+    let message = part("message", &format!("the node answered {status}"));
+    ExitError::new(&part("code", "WS-CLI-005"), exit, message, part("why", "the node refused"), part("do", fix))
+}
+
+/// Escapes a name for a path or a query.
+pub(super) fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    text.bytes().map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+}

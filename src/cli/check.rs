@@ -1,0 +1,59 @@
+//! `watershed check`
+
+use clap::Args;
+
+use super::node_run::runtime;
+use super::run::Plan;
+use super::{ExitError, Global};
+use crate::node::config::Config;
+use crate::node::{Exit as Reach, Node, Settings, preflight, probe_parent};
+
+/// Read the configuration and look at everything it names; changes nothing
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:
+  watershed check
+  watershed check -c branch-7.toml --json
+  watershed check --apply            also set up the database")]
+pub(super) struct Check {
+    /// Do what `run` would do first: install what the database needs
+    #[arg(long)]
+    apply: bool,
+}
+
+impl Check {
+    pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
+        let config = global.config()?;
+        config.ready()?;
+        let (plan, warnings) = check_node(&config, self.apply)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        plan.print(global.json)
+    }
+}
+
+/// Looks at the database, the filters and the parent; with `apply` installs what the database needs.
+pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<String>), ExitError> {
+    let settings = Settings::from_config(config)?;
+    let mut found = preflight(&settings)?;
+    let mut plan = Plan::of(config);
+    for sends in &found.sends {
+        let text = format!("{} ({}), about {} rows", sends.table, sends.columns.join(", "), sends.rows);
+        plan.lines.push((format!("sends to {}", sends.to), text));
+    }
+    let parent = runtime()?.block_on(probe_parent(&settings, &found));
+    match parent {
+        Ok(parent) => plan.lines.extend(parent.map(|text| ("parent".to_owned(), text))),
+        // A parent that is away is no fault of this node: it dials until it is there.
+        Err(error) if error.exit == Reach::Unreachable => found.warnings.push(error.to_string()),
+        Err(error) => return Err(error.into()),
+    }
+    if apply {
+        runtime()?.block_on(async {
+            let node = Node::start(Settings { parent: None, ..settings }).await?;
+            node.stop().await;
+            Ok::<_, ExitError>(())
+        })?;
+    }
+    Ok((plan, found.warnings))
+}

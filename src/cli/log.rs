@@ -1,0 +1,126 @@
+//! `watershed log`: of a running node over HTTP; of a stopped one from its data folder, read-only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::log_follow::{Range, export, read, tail};
+use super::{Exit, ExitError, Global, output};
+use crate::log::Log as LogStore;
+use crate::log::segments::{self, OpenError, SegmentLog};
+use crate::node::config::Config;
+
+/// What is in the logs
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:
+  watershed log ls
+  watershed log read --tail 10
+  watershed log read --after 120 --tables orders --json
+  watershed log tail
+  watershed log verify
+  watershed log export > main.ndjson")]
+pub(super) struct Log {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Logs, with their ids, positions and sizes
+    Ls,
+    /// Entries, oldest first
+    Read(Range),
+    /// Read every byte of a stopped node's log and check it
+    Verify {
+        /// The log
+        #[arg(default_value = "main")]
+        log: String,
+    },
+    /// Entries as they are logged, until stopped
+    Tail(Range),
+    /// All entries as lines of JSON
+    Export {
+        /// The log
+        #[arg(default_value = "main")]
+        log: String,
+    },
+}
+
+impl Log {
+    pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
+        match self.action {
+            Action::Ls => ls(global),
+            Action::Read(range) => read(global, &range),
+            Action::Verify { log } => verify(global, &log),
+            Action::Tail(range) => tail(global, &range),
+            Action::Export { log } => export(global, &log),
+        }
+    }
+}
+
+/// The folder of a log that has run.
+fn folder(config: &Config, log: &str) -> Result<PathBuf, ExitError> {
+    if log != "main" {
+        let why = "this version has one log per node";
+        return Err(ExitError::new("WS-CLI-009", Exit::Usage, format!("there is no log {log:?}"), why, "use `main`"));
+    }
+    let folder = config.node.log_dir(log);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    Err(missing(config, &folder.display().to_string()))
+}
+
+fn missing(config: &Config, place: &str) -> ExitError {
+    let fix = format!("start it: `watershed run -c {}`", config.path().display());
+    ExitError::new("WS-CLI-010", Exit::Failure, format!("there is no log in {place}"), "the node has not run yet", fix)
+}
+
+/// Why a log on disk cannot be opened, as an exit.
+fn not_opened(config: &Config, error: OpenError) -> ExitError {
+    let why = error.to_string();
+    let (exit, message, fix) = match error {
+        OpenError::Missing(place) => return missing(config, &place),
+        OpenError::Locked { .. } => {
+            (Exit::Locked, "another process has the log", "stop it, or ask it over its `listen`")
+        }
+        OpenError::Damaged { .. } => {
+            (Exit::Operator, "the log is damaged", "nothing was changed; copy the folder before anything else")
+        }
+        OpenError::DiskFull { .. } | OpenError::Io(_) => (Exit::Failure, "the log cannot be opened", "see the reason"),
+    };
+    ExitError::new("WS-CLI-020", exit, message, why, fix)
+}
+
+/// Opens the log of a stopped node; writes and repairs nothing.
+pub(super) fn open_stopped(config: &Config, log: &str) -> Result<Box<dyn LogStore>, ExitError> {
+    let opened = SegmentLog::open_read_only(&folder(config, log)?);
+    Ok(Box::new(opened.map_err(|error| not_opened(config, error))?))
+}
+
+fn ls(global: &Global) -> Result<(), ExitError> {
+    let config = global.config()?;
+    let answer = match super::Admin::of(&config).and_then(|admin| admin.get("/v1/logs")) {
+        Ok(answer) => answer,
+        Err(error) if error.exit == Exit::Unreachable => {
+            let info = open_stopped(&config, "main")?.info();
+            json!({ "logs": [{
+                "name": "main", "state": "stopped", "id": info.id.to_string(), "oldest": info.oldest.0,
+                "tail": info.tail.0, "bytes": info.bytes, "epochs": info.epochs.len(), "torn_bytes": info.torn_bytes,
+            }]})
+        }
+        Err(error) => return Err(error),
+    };
+    output::listing(global.json, answer, "logs")
+}
+
+fn verify(global: &Global, log: &str) -> Result<(), ExitError> {
+    let config = global.config()?;
+    let found = segments::verify(&folder(&config, log)?).map_err(|error| not_opened(&config, error))?;
+    let found = json!({
+        "log": log, "state": "whole", "segments": found.segments, "batches": found.batches, "entries": found.entries,
+        "oldest": found.oldest.0, "tail": found.tail.0, "torn_bytes": found.torn_bytes,
+    });
+    if global.json { output::object(found) } else { output::line(&output::answer(&found)) }
+}

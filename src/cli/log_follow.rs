@@ -1,0 +1,192 @@
+//! `watershed log read|tail|export`: entries, as lines.
+
+use clap::Args;
+use serde_json::Value as Json;
+
+use super::admin::{Admin, escape};
+use super::log::open_stopped;
+use super::{Exit, ExitError, Global, block_on, output, signals};
+use crate::log::{Limit, Log, SourceError};
+use crate::model::{Logged, Position, ReadFrom, TableName};
+use crate::node::config::Config;
+use crate::node::entry_json::write_entry;
+
+/// Which entries.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Range {
+    /// The log
+    #[arg(default_value = "main")]
+    log: String,
+    /// After this position or cursor, exclusive; 0 from the oldest
+    #[arg(long, value_name = "POSITION", conflicts_with = "tail")]
+    after: Option<String>,
+    /// The last N entries
+    #[arg(long, value_name = "N")]
+    tail: Option<u64>,
+    /// From this time on (RFC 3339); of a running node only
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["tail", "after"])]
+    time: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Entries that name one of these tables only
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    tables: Vec<TableName>,
+}
+
+impl Range {
+    fn all(log: &str) -> Range {
+        let (after, tables) = (Some("0".into()), Vec::new());
+        Range { log: log.into(), after, tail: None, time: None, limit: Some(u64::MAX), tables }
+    }
+
+    fn path(&self) -> String {
+        let tables: Vec<&str> = self.tables.iter().map(TableName::as_str).collect();
+        let number = |value: Option<u64>| value.map(|value| value.to_string());
+        let pairs = [
+            ("after", self.after.clone()),
+            ("tail", number(self.tail)),
+            ("time", self.time.clone()),
+            ("limit", number(self.limit)),
+            ("tables", (!tables.is_empty()).then(|| tables.join(","))),
+        ];
+        let pairs = pairs.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", escape(&value?))));
+        format!("/v1/logs/{}/entries?{}", escape(&self.log), pairs.collect::<Vec<_>>().join("&"))
+    }
+}
+
+pub(super) fn read(global: &Global, range: &Range) -> Result<(), ExitError> {
+    read_as(global, range, global.json)
+}
+
+pub(super) fn export(global: &Global, log: &str) -> Result<(), ExitError> {
+    read_as(global, &Range::all(log), true)
+}
+
+fn read_as(global: &Global, range: &Range, as_json: bool) -> Result<(), ExitError> {
+    let config = global.config()?;
+    let running = Admin::of(&config)
+        .and_then(|admin| admin.lines(&range.path(), "application/x-ndjson", |line| print(line, as_json)));
+    match running {
+        Err(error) if error.exit == Exit::Unreachable => read_stopped(&config, range, as_json),
+        other => other,
+    }
+}
+
+pub(super) fn tail(global: &Global, range: &Range) -> Result<(), ExitError> {
+    let admin = global.admin()?;
+    signals::end_quietly()?;
+    let mut range = range.clone();
+    if range.after.is_none() && range.tail.is_none() && range.time.is_none() {
+        range.tail = Some(0);
+    }
+    admin.lines(&range.path(), "text/event-stream", |line| match line.strip_prefix("data:") {
+        // Pings carry no entry.
+        Some(data) if data.contains("\"changes\"") => print(data.trim_start(), global.json),
+        _ => Ok(()),
+    })
+}
+
+/// Prints an entry's line as it is, or for people.
+fn print(line: &str, as_json: bool) -> Result<(), ExitError> {
+    if line.is_empty() {
+        return Ok(());
+    }
+    if as_json {
+        return output::line(line);
+    }
+    match serde_json::from_str::<Json>(line) {
+        Ok(entry) => output::line(&for_people(&entry)),
+        Err(_) => output::line(line),
+    }
+}
+
+fn for_people(entry: &Json) -> String {
+    let text = |name: &str| entry[name].as_str().unwrap_or("-").to_string();
+    let mut shown = format!("{:>8}  {}  {}", entry["position"].to_string(), text("time"), text("node"));
+    if let Some(part) = entry["part"].as_u64() {
+        shown.push_str(&format!("  part {part}{}", if entry["more"] == true { ", more follow" } else { ", the last" }));
+    }
+    for change in entry["changes"].as_array().into_iter().flatten() {
+        let data = if change["row"].is_null() { &change["key"] } else { &change["row"] };
+        let data = if data.is_null() { String::new() } else { data.to_string() };
+        let (op, table) = (change["op"].as_str().unwrap_or("?"), change["table"].as_str().unwrap_or("?"));
+        shown.push_str(&format!("\n          {op:<8} {table}  {data}"));
+    }
+    shown
+}
+
+fn unreadable(error: impl ToString) -> ExitError {
+    let fix = "`watershed log verify` says where the damage is";
+    ExitError::new("WS-CLI-011", Exit::Failure, "the log cannot be read", error.to_string(), fix)
+}
+
+fn read_stopped(config: &Config, range: &Range, as_json: bool) -> Result<(), ExitError> {
+    if range.time.is_some() {
+        let fix = "start the node, or read by position";
+        return Err(ExitError::new(
+            "WS-CLI-012",
+            Exit::Unreachable,
+            "--time needs a running node",
+            "positions are found by time there",
+            fix,
+        ));
+    }
+    let log = open_stopped(config, &range.log)?;
+    let start = start_of(range, log.as_ref())?;
+    let limit = range.limit.unwrap_or(if range.tail.is_some() { u64::MAX } else { 1_000 });
+    block_on(async {
+        let mut from = ReadFrom::from(start);
+        let mut left = limit;
+        loop {
+            let batch = log.read(from, Limit::default()).await.map_err(|error: SourceError| unreadable(error))?;
+            if batch.entries.is_empty() && batch.next == from {
+                return Ok(());
+            }
+            for logged in batch.entries.iter().filter(|logged| wanted(logged, range, &batch.catalog)) {
+                if left == 0 {
+                    return Ok(());
+                }
+                let neighbour = (!logged.from.is_local()).then(|| logged.from.0.to_string());
+                let mut line = String::new();
+                let cursor = log.cursor_at(logged.position);
+                write_entry(&mut line, logged, cursor, neighbour.as_deref(), &batch.catalog).map_err(unreadable)?;
+                print(&line, as_json)?;
+                left -= u64::from(!logged.entry.header().more);
+            }
+            from = batch.next;
+        }
+    })
+}
+
+fn wanted(logged: &Logged, range: &Range, catalog: &crate::model::Catalog) -> bool {
+    let names = |name: &TableName| range.tables.contains(name);
+    let tables = &logged.entry.header().tables;
+    range.tables.is_empty() || tables.iter().any(|print| catalog.get(*print).is_some_and(|table| names(&table.name)))
+}
+
+fn start_of(range: &Range, log: &dyn Log) -> Result<Position, ExitError> {
+    let info = log.info();
+    let before_oldest = Position(info.oldest.0.saturating_sub(1));
+    if let Some(count) = range.tail {
+        return Ok(Position(info.tail.0.saturating_sub(count)).max(before_oldest));
+    }
+    let Some(after) = &range.after else { return Ok(before_oldest) };
+    if let Ok(position) = after.parse::<u64>() {
+        return Ok(if position == 0 { before_oldest } else { Position(position) });
+    }
+    let cursor: crate::model::Cursor = after.parse().map_err(|error| {
+        ExitError::new(
+            "WS-CLI-013",
+            Exit::Usage,
+            "--after is neither a position nor a cursor",
+            error,
+            "copy it from `log read`",
+        )
+    })?;
+    let refused = |error| {
+        ExitError::new("WS-CLI-014", Exit::Operator, "the cursor is not valid here", error, "is it of this log?")
+    };
+    log.check(cursor).map_err(refused)?;
+    Ok(cursor.position)
+}

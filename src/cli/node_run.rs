@@ -1,0 +1,144 @@
+//! A node until a signal stops it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Exit, ExitError};
+use crate::http;
+use crate::node::config::{Config, Overrides};
+use crate::node::{self, Node, NodeError, Settings};
+
+/// Blocking SQLite calls stand in for one worker each, so there are more than cores.
+const WORKERS: usize = 6;
+
+impl From<NodeError> for ExitError {
+    fn from(error: NodeError) -> ExitError {
+        let exit = match error.exit {
+            node::Exit::Failure => Exit::Failure,
+            node::Exit::Configuration => Exit::Config,
+            node::Exit::Unreachable => Exit::Unreachable,
+            node::Exit::Operator => Exit::Operator,
+            node::Exit::Locked => Exit::Locked,
+        };
+        ExitError::new(error.code, exit, error.what, error.why, error.advice)
+    }
+}
+
+/// The runtime that nodes run on.
+pub(super) fn runtime() -> Result<Runtime, ExitError> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?)
+}
+
+/// Starts a node and its HTTP server.
+pub(super) async fn start(config: &Config) -> Result<Arc<Node>, ExitError> {
+    let settings = Settings::from_config(config)?;
+    let listen = settings.listen;
+    let node = Arc::new(Node::start(settings).await?);
+    match http::serve(node.clone(), listen).await {
+        Ok(address) => {
+            tracing::info!("node {} runs and listens on {address}", node.shared.name);
+            Ok(node)
+        }
+        Err(error) => {
+            node.stop().await;
+            let why = "another process has that port, or the address is not of this machine";
+            let fix = "change [node] listen, or stop the other process (`ss -ltnp` shows it)";
+            Err(ExitError::new("WS-NODE-015", Exit::Failure, error, why, fix))
+        }
+    }
+}
+
+/// What ends a node, or has it read its configuration again.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGINT or SIGTERM.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// True: stop. False: reload.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.interrupt.recv() => true,
+            _ = self.terminate.recv() => true,
+            _ = self.hangup.recv() => false,
+        }
+    }
+}
+
+/// Runs the node of a configuration until SIGINT or SIGTERM; a second one ends the process at once. SIGHUP reads the file
+/// again, and restarts the node in place if it is valid as a whole.
+pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut config = config;
+        loop {
+            let node = start(&config).await?;
+            let path: PathBuf = config.path().into();
+            let stop = loop {
+                if signals.next().await {
+                    break true;
+                }
+                match reload(&path) {
+                    Ok(reloaded) => {
+                        config = reloaded;
+                        break false;
+                    }
+                    Err(error) => tracing::error!("the configuration is not reloaded, the one before stays in force: {error}"),
+                }
+            };
+            tracing::info!("node {} {}", node.shared.name, if stop { "stops" } else { "reloads its configuration" });
+            tokio::select! {
+                _ = node.stop() => {}
+                _ = signals.stop() => {
+                    tracing::warn!("stopped at once, at the second signal; nothing durable is lost");
+                    std::process::exit(0);
+                }
+            }
+            if stop {
+                return Ok(());
+            }
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+fn reload(path: &std::path::Path) -> Result<Config, ExitError> {
+    let config = Config::load(path, &Overrides::from_environment())?;
+    Settings::from_config(&config)?;
+    Ok(config)
+}
+
+/// Takes back what `run` installed in the database of a node that does not run, so that the next start begins afresh.
+pub(super) fn drop_database(config: &Config) -> Result<String, ExitError> {
+    let settings = Settings::from_config(config)?;
+    Ok(node::drop_database(&settings)?)
+}
+
+/// Forgets a peer of a node that does not run.
+pub(super) fn drop_peer(config: &Config, name: &str) -> Result<String, ExitError> {
+    let settings = Settings::from_config(config)?;
+    Ok(node::drop_peer(&settings, name)?)
+}

@@ -1,0 +1,74 @@
+//! Who may ask: only this machine, and for orders only who can read the data folder.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::server::error;
+use crate::node::Node;
+
+/// Whether a `Host` or `Origin` names this machine: a page of another site that a browser on this machine shows
+/// (DNS rebinding) does not.
+fn is_local(host: &str) -> bool {
+    let host = host.rsplit_once("://").map_or(host, |(_, host)| host);
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Refuses foreign `Host` and `Origin` headers.
+pub async fn local_only(request: Request, next: Next) -> Response {
+    for name in [header::HOST, header::ORIGIN] {
+        let foreign = |headers: &HeaderMap| {
+            let value = headers.get(&name)?.to_str().unwrap_or("(not text)");
+            (!is_local(value)).then(|| value.to_owned())
+        };
+        if let Some(value) = foreign(request.headers()) {
+            let message = format!("the {name} header {value:?} is not of this machine");
+            let why = "the node listens on loopback only, and a page of another site must not reach it through a browser";
+            return error(StatusCode::FORBIDDEN, "WS-HTTP-003", &message, why, "ask for it as 127.0.0.1 or localhost");
+        }
+    }
+    next.run(request).await
+}
+
+/// Equal, in a time that does not depend on where they differ.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+}
+
+/// Lets through who shows the admin token of the data folder.
+pub async fn operator(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    if same(token.as_bytes(), node.folder.admin_token.as_bytes()) {
+        return next.run(request).await;
+    }
+    error(
+        StatusCode::UNAUTHORIZED,
+        "WS-HTTP-004",
+        "this needs the node's admin token",
+        "orders and the whole log are for operators",
+        "use `watershed … -c FILE` on this machine, or send `Authorization: Bearer` with the content of admin.token in the data folder",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_local() {
+        for host in ["localhost:7070", "127.0.0.1", "[::1]:7070", "http://127.0.0.1:7070", "http://localhost"] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["example.org", "127.0.0.1.example.org", "http://evil.example", "[2001:db8::1]", ""] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `/metrics`, in Prometheus' text format: a registry per request, filled from the status.
+
+use std::sync::atomic::AtomicU64;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
+
+use super::server::Shared;
+use crate::node::Status;
+
+type ByName = Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>;
+
+/// `GET /metrics`.
+pub async fn metrics(State(node): Shared) -> Response {
+    let mut text = String::new();
+    if encode(&mut text, &registry(&Status::of(&node.shared))).is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
+}
+
+fn registry(status: &Status) -> Registry {
+    let mut registry = Registry::with_prefix("watershed");
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        registry.register(name, help, ConstGauge::new(value as f64));
+    };
+    gauge("ready", "1 when capture runs and first copies are done", u64::from(status.ready));
+    gauge("log_tail", "Last position of the log", status.log.tail);
+    gauge("log_oldest", "First position that can be read", status.log.oldest);
+    gauge("log_size_bytes", "Bytes of the log on disk", status.log.bytes);
+    if let Some(database) = &status.database {
+        gauge("database_applied", "Position of the log that the database has applied", database.applied);
+        gauge("database_behind", "Entries of the log that the database has not applied", database.behind);
+        gauge("capture_running", "1 while local changes are captured", u64::from(database.capture == "running"));
+    }
+    let parked = status.tables.iter().filter(|table| table.state == "parked").count();
+    gauge("tables_parked", "Tables that stopped at an error", parked as u64);
+    gauge("tables_copying", "Tables whose first copy is under way", (status.tables.len() - parked) as u64);
+    let mut counter = |name: &str, help: &str, value: u64| {
+        registry.register(name, help, ConstCounter::new(value));
+    };
+    counter("captured_transactions", "Local transactions logged", status.counters.captured);
+    counter("captured_changes", "Changes in them", status.counters.captured_changes);
+    counter("received_transactions", "Transactions received over links", status.counters.received);
+    counter("refused_writes", "Writes left out because the writer does not own the row", status.counters.refused_writes);
+    counter("links_established", "Links that have stood", status.counters.links);
+    counter("copied_rows", "Rows of first copies written", status.counters.copied_rows);
+    let (connected, behind, lag) = (ByName::default(), ByName::default(), ByName::default());
+    for link in &status.links {
+        let labels = vec![("peer", link.name.clone()), ("role", link.role.clone())];
+        connected.get_or_create(&labels).set(if link.state == "connected" { 1.0 } else { 0.0 });
+        behind.get_or_create(&labels).set(link.behind.unwrap_or_default() as f64);
+        if let Some(lag_ms) = link.lag_ms {
+            lag.get_or_create(&labels).set(lag_ms / 1e3);
+        }
+    }
+    registry.register("link_connected", "1 while the link stands", connected);
+    registry.register("link_behind", "Entries of our log that the peer has not acknowledged", behind);
+    registry.register("link_lag_seconds", "Time until the last heartbeat was durable at the peer, data before it included", lag);
+    registry
+}

@@ -1,0 +1,109 @@
+//! The routes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use axum::{Router, middleware};
+use serde_json::json;
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+use super::{access, entries, metrics, operate};
+use crate::node::{Node, Status, Tree, ready};
+use crate::peer::{Serving, Timing};
+
+/// The HTTP server could not start.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct ServeError {
+    /// Where.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: std::io::Error,
+}
+
+/// What handlers share.
+pub type Shared = State<Arc<Node>>;
+
+/// Binds the address and serves until the node stops; returns the bound address at once.
+pub async fn serve(node: Arc<Node>, address: SocketAddr) -> Result<SocketAddr, ServeError> {
+    let failed = |source| ServeError { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let stop = node.shared.stop.clone();
+    let app = router(node.clone());
+    node.shared.tasks.spawn(async move {
+        let listener = listener.tap_io(|stream| {
+            // Heartbeats and small transactions leave at once.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!("TCP_NODELAY: {error}");
+            }
+        });
+        let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
+        if let Err(error) = served.await {
+            tracing::error!("error[WS-HTTP-001]: the HTTP server ended: {error}");
+        }
+    });
+    Ok(bound)
+}
+
+fn router(node: Arc<Node>) -> Router {
+    let orders = Router::new()
+        .route("/v1/sources/{name}/{order}", post(operate::source))
+        .route("/v1/peers/{name}/{order}", post(operate::peer))
+        .route("/v1/logs/{log}/entries", get(entries::read))
+        .layer(from_fn_with_state(node.clone(), access::operator));
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/v1/status", get(status))
+        .route("/v1/tree", get(tree))
+        .route("/v1/sources", get(operate::sources))
+        .route("/v1/logs", get(operate::logs))
+        .route("/metrics", get(metrics::metrics))
+        .route("/v1/peer", get(peer))
+        .merge(orders)
+        .fallback(not_found)
+        .layer(middleware::from_fn(access::local_only))
+        .with_state(node)
+}
+
+async fn status(State(node): Shared) -> Json<Status> {
+    Json(Status::of(&node.shared))
+}
+
+async fn tree(State(node): Shared) -> Json<Tree> {
+    Json(Tree::of(&node.shared))
+}
+
+async fn readyz(State(node): Shared) -> Response {
+    let (ready, problems) = ready(&node.shared);
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(json!({ "schema": 1, "ready": ready, "problems": problems }))).into_response()
+}
+
+async fn peer(State(node): Shared, upgrade: WebSocketUpgrade) -> Response {
+    let serving =
+        Serving { stop: node.shared.stop.clone(), tasks: node.shared.tasks.clone(), timing: Timing::default() };
+    crate::peer::serve_peer(upgrade, node.host(), serving)
+}
+
+async fn not_found(request: Request) -> Response {
+    let message = format!("there is no {} {}", request.method(), request.uri().path());
+    error(StatusCode::NOT_FOUND, "WS-HTTP-002", &message, "the path is not one of this node's", "see `/v1/status`, `/v1/tree`, `/metrics`")
+}
+
+/// An error as DESIGN's HTTP surface has it.
+pub fn error(code: StatusCode, name: &str, message: &str, why: &str, fix: &str) -> Response {
+    let retryable = code == StatusCode::SERVICE_UNAVAILABLE;
+    let body = json!({ "code": name, "message": message, "why": why, "do": fix, "retryable": retryable, "side_effects": false });
+    (code, Json(body)).into_response()
+}
+

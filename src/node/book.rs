@@ -1,0 +1,149 @@
+//! The peers that this node has met, kept in its data folder: a node re-created under an old name is noticed by it, and
+//! what an absent peer still needs of the log is known.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Cursor, LogId, Position};
+use crate::peer::Role;
+
+/// A peer that has been linked before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Its log's id, 32 hex digits.
+    pub log: String,
+    /// `parent` or `child`.
+    pub role: String,
+    /// What it has acknowledged of our log (a position).
+    pub acknowledged: u64,
+    /// Raised whenever it starts anew on our log: it copies everything afresh.
+    pub generation: u64,
+    /// Paused by an operator.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+impl Known {
+    /// Its log's id.
+    pub fn log(&self) -> LogId {
+        self.log.parse().unwrap_or_default()
+    }
+}
+
+/// The peers by name.
+#[derive(Debug)]
+pub struct Book {
+    path: PathBuf,
+    peers: Mutex<BTreeMap<String, Known>>,
+}
+
+impl Book {
+    /// Opens `peers.json` in the data folder; a missing file is an empty book.
+    pub fn open(data_dir: &std::path::Path) -> io::Result<Book> {
+        let path = data_dir.join("peers.json");
+        let peers = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display())))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Book { path, peers: Mutex::new(peers) })
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of that name.
+    pub fn get(&self, name: &str) -> Option<Known> {
+        self.peers().get(name).cloned()
+    }
+
+    /// Everybody.
+    pub fn all(&self) -> Vec<(String, Known)> {
+        self.peers().iter().map(|(name, known)| (name.clone(), known.clone())).collect()
+    }
+
+    /// The last parent.
+    pub fn parent(&self) -> Option<(String, Known)> {
+        self.all().into_iter().find(|(_, known)| known.role == "parent")
+    }
+
+    /// The name of the peer with that log.
+    pub fn name_of(&self, log: LogId) -> Option<String> {
+        let text = log.to_string();
+        self.peers().iter().find(|(_, known)| known.log == text).map(|(name, _)| name.clone())
+    }
+
+    /// Records a peer that has been admitted, before anything is sent to it. A child has one parent: a new one replaces
+    /// the one before.
+    pub fn meet(&self, name: &str, log: LogId, role: Role) -> io::Result<()> {
+        // Our role on the link tells theirs.
+        let theirs = if role == Role::Child { "parent" } else { "child" };
+        let mut peers = self.peers();
+        if theirs == "parent" {
+            peers.retain(|other, known| other == name || known.role != "parent");
+        }
+        let same = peers.get(name).is_some_and(|known| known.log == log.to_string() && known.role == theirs);
+        if same {
+            return Ok(());
+        }
+        let known = Known { log: log.to_string(), role: theirs.into(), acknowledged: 0, generation: 1, paused: false };
+        peers.insert(name.into(), known);
+        self.save(&peers)
+    }
+
+    /// The peer starts anew on our log, at `from`; gives its new generation.
+    pub fn renew(&self, name: &str, from: Position) -> io::Result<()> {
+        let mut peers = self.peers();
+        if let Some(known) = peers.get_mut(name) {
+            known.generation += 1;
+            known.acknowledged = from.0;
+        }
+        self.save(&peers)
+    }
+
+    /// Notes what a peer has acknowledged; written with [`Book::flush`], because losing it only keeps entries longer.
+    pub fn acknowledge(&self, name: &str, received: Cursor) {
+        if let Some(known) = self.peers().get_mut(name) {
+            known.acknowledged = known.acknowledged.max(received.position.0);
+        }
+    }
+
+    /// Pauses or resumes the link with a peer; false when it is not known.
+    pub fn pause(&self, name: &str, paused: bool) -> io::Result<bool> {
+        let mut peers = self.peers();
+        let Some(known) = peers.get_mut(name) else { return Ok(false) };
+        known.paused = paused;
+        self.save(&peers)?;
+        Ok(true)
+    }
+
+    /// Forgets a peer; false when it is not known.
+    pub fn forget(&self, name: &str) -> io::Result<bool> {
+        let mut peers = self.peers();
+        let found = peers.remove(name).is_some();
+        self.save(&peers)?;
+        Ok(found)
+    }
+
+    /// Writes what has been acknowledged.
+    pub fn flush(&self) -> io::Result<()> {
+        self.save(&self.peers())
+    }
+
+    fn save(&self, peers: &BTreeMap<String, Known>) -> io::Result<()> {
+        let new = self.path.with_extension("json.new");
+        let mut file = File::create(&new)?;
+        serde_json::to_writer_pretty(&mut file, peers)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        File::open(self.path.parent().unwrap_or(&self.path))?.sync_all()
+    }
+}

@@ -1,0 +1,141 @@
+//! Local commits into the log: a thread of its own polls the database, because SQLite calls block.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use super::shared::Shared;
+use crate::log::{Append, Draft};
+use crate::model::{LinkId, TableName, limits};
+use crate::sqlite::{Capture, CaptureError, Captured};
+use crate::stream::OnRefused;
+
+/// Between attempts after an error that may pass.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// An error that stays is reported this often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What others ask of the capturing thread.
+#[derive(Debug)]
+pub enum CaptureCommand {
+    /// Log the table as replaced, so that who follows it copies it afresh.
+    Rescan(TableName),
+}
+
+/// Runs capture until the node stops.
+pub struct Capturing {
+    /// The node.
+    pub shared: Arc<Shared>,
+    /// The database's changes.
+    pub capture: Capture,
+    /// Commands.
+    pub commands: mpsc::Receiver<CaptureCommand>,
+    /// The runtime on which the log appends.
+    pub runtime: Handle,
+    /// Called when table definitions changed.
+    pub tables_changed: Box<dyn Fn() + Send>,
+}
+
+impl Capturing {
+    /// Starts the thread.
+    pub fn start(self) -> std::io::Result<std::thread::JoinHandle<()>> {
+        std::thread::Builder::new().name("capture".into()).spawn(move || self.run())
+    }
+
+    fn run(mut self) {
+        let mut reported: Option<Instant> = None;
+        while !self.shared.stop.is_cancelled() {
+            while let Ok(CaptureCommand::Rescan(table)) = self.commands.try_recv() {
+                self.capture.request_rescan(&table);
+            }
+            if self.shared.capture.borrow().paused {
+                std::thread::sleep(RETRY_DELAY);
+                continue;
+            }
+            match self.capture.poll() {
+                Ok(Some(captured)) => {
+                    self.log(captured);
+                    self.completed();
+                    reported = None;
+                }
+                Ok(None) => {
+                    self.completed();
+                    reported = None;
+                    std::thread::sleep(limits::CAPTURE_POLL_INTERVAL);
+                }
+                Err(error) if error.is_retryable() => {
+                    if reported.is_none_or(|at| at.elapsed() > REPORT_INTERVAL) {
+                        tracing::warn!(
+                            "error[WS-CAPTURE-002]: {error} / do: find who locks the database; nothing is lost, capture goes on by itself"
+                        );
+                        reported = Some(Instant::now());
+                    }
+                    self.shared.capture.send_modify(|state| state.error = Some(error.to_string()));
+                    std::thread::sleep(RETRY_DELAY);
+                }
+                Err(error) => return self.stopped(&error),
+            }
+        }
+    }
+
+    fn stopped(&self, error: &CaptureError) {
+        tracing::error!("error[WS-CAPTURE-001]: local changes are not captured any more: {error}");
+        self.shared.capture.send_modify(|state| {
+            state.error = Some(error.to_string());
+            state.stopped = true;
+        });
+    }
+
+    fn completed(&self) {
+        self.shared.capture.send_modify(|state| {
+            state.polls += 1;
+            state.error = None;
+        });
+    }
+
+    /// Appends until the log has it; what cannot be appended now stays in the database.
+    fn log(&mut self, captured: Captured) {
+        let Captured { draft, tables, upto, changes, recreated, dropped } = captured;
+        for table in recreated.iter().chain(&dropped) {
+            tracing::warn!(%table, "table {table} was created, rebuilt or dropped; who follows it copies it afresh");
+        }
+        let definitions_changed = tables
+            .iter()
+            .any(|table| self.shared.tables.borrow().iter().all(|known| known.fingerprint != table.fingerprint));
+        if definitions_changed || !recreated.is_empty() || !dropped.is_empty() {
+            (self.tables_changed)();
+        }
+        let shared = self.shared.clone();
+        let told: OnRefused = Arc::new(move |refused| shared.refused(&refused));
+        let draft = match self.shared.policy.ownership.guard(draft, &tables, &self.shared.log.catalog(), &told) {
+            Ok(draft) => draft,
+            Err(error) => {
+                tracing::error!("error[WS-CAPTURE-003]: {error}");
+                return;
+            }
+        };
+        // A transaction of which nothing is left still moves the cursor.
+        let empty = matches!(&draft, Draft::Local { changes, .. } if changes.is_empty());
+        let drafts = if empty { Vec::new() } else { vec![draft] };
+        let append = Append { from: LinkId::LOCAL, tables, drafts, upto: Some(upto.clone()) };
+        match self.runtime.block_on(self.shared.log.append(append)) {
+            Ok(_) => {
+                self.shared.counters.captured.add(u64::from(!empty));
+                self.shared.counters.captured_changes.add(changes);
+                if let Err(error) = self.capture.release(&upto) {
+                    tracing::debug!("captured changes are removed later: {error}");
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    "error[WS-LOG-003]: local changes wait in the database: {error} / do: make room or mend the disk; capture goes on by itself"
+                );
+                self.shared.capture.send_modify(|state| state.error = Some(error.to_string()));
+                self.capture.retry();
+                std::thread::sleep(RETRY_DELAY);
+            }
+        }
+    }
+}

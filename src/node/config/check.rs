@@ -1,0 +1,184 @@
+//! What single values cannot tell: names, combinations, references between sections.
+
+use super::load::Places;
+use super::{Config, DatabaseUrl, Mistake, TokenConfig};
+use crate::model::{TableName, limits};
+
+struct Check<'a> {
+    places: &'a Places<'a>,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+impl Check<'_> {
+    fn fail(&mut self, path: &[&str], what: String, why: &str, fix: &str) {
+        let span = self.places.nearest_span(path);
+        self.mistakes.push(Mistake { code: "WS-CFG-008", what, why: why.into(), fix: fix.into(), span });
+    }
+
+    fn name(&mut self, path: &[&str], name: &str) {
+        let clean = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        let whole = !name.is_empty() && name.len() <= limits::NAME_BYTES_MAX && !name.starts_with('.');
+        if !clean || !whole {
+            let what = format!("`{}`: {name:?} cannot be a name", path.join("."));
+            let why = "a name has 1 to 255 letters, digits, `-`, `_` or `.`, and does not begin with a dot";
+            self.fail(path, what, why, "choose another one, as in \"branch-7\"");
+        }
+    }
+}
+
+/// Adds every mistake found.
+pub(super) fn check(config: &Config, places: &Places<'_>, mistakes: &mut Vec<Mistake>) {
+    let mut check = Check { places, mistakes };
+    check.name(&["node", "name"], &config.node.name);
+    tokens(config, &mut check);
+    parent(config, &mut check);
+    names(config, &mut check);
+    rules(config, &mut check);
+    databases(config, &mut check);
+}
+
+fn tokens(config: &Config, check: &mut Check<'_>) {
+    for (index, token) in config.node.tokens.iter().enumerate() {
+        let index = index.to_string();
+        let path = ["node", "tokens", index.as_str()];
+        let TokenConfig { name, token_file, token_env, may } = token;
+        check.name(&["node", "tokens", index.as_str(), "name"], name);
+        if token_file.is_some() == token_env.is_some() {
+            let what = format!("the token {name:?} needs either token_file or token_env");
+            check.fail(&path, what, "a token stands in one place, never in this file", "give exactly one of them");
+        }
+        for right in may {
+            let known = match right.split_once(':') {
+                Some((kind, to)) => matches!(kind, "peer" | "read" | "append" | "query") && !to.is_empty(),
+                None => matches!(right.as_str(), "operate" | "metrics"),
+            };
+            if !known {
+                let what = format!("the token {name:?} may {right:?}, which is no right");
+                let why = "rights are peer:NODE, read:LOG, append:LOG, query:VIEW (or * for all), operate, metrics";
+                check.fail(&["node", "tokens", index.as_str(), "may"], what, why, "use one of these");
+            }
+        }
+    }
+}
+
+fn parent(config: &Config, check: &mut Check<'_>) {
+    let Some(parent) = &config.parent else {
+        if config.send.parent.is_some() {
+            let what = "[send.parent] is given, but there is no parent".to_string();
+            check.fail(
+                &["send", "parent"],
+                what,
+                "the root of the tree has nobody above it",
+                "add [parent], or remove it",
+            );
+        }
+        return;
+    };
+    if parent.token_env.is_some() && parent.token_file.is_some() {
+        let what = "[parent] has both token_env and token_file".to_string();
+        check.fail(&["parent", "token_file"], what, "a token stands in one place", "give one of them");
+    }
+    if parent.retry.first > parent.retry.max || parent.retry.first.0.is_zero() {
+        let what = format!("`parent.retry`: first is {}, max is {}", parent.retry.first, parent.retry.max);
+        check.fail(&["parent", "retry"], what, "waits are doubled from first up to max", "give 0 < first ≤ max");
+    }
+    let own = format!("ws://{}", config.node.listen);
+    if parent.url.as_str().replace("localhost", "127.0.0.1") == own {
+        let what = "the node is its own parent".to_string();
+        check.fail(&["parent", "url"], what, "`parent.url` is where this node listens", "name the node above this one");
+    }
+}
+
+fn names(config: &Config, check: &mut Check<'_>) {
+    let sections: [(&str, Vec<&String>); 5] = [
+        ("copy", config.copy.keys().collect()),
+        ("log", config.log.keys().collect()),
+        ("lane", config.lane.keys().collect()),
+        ("view", config.view.keys().collect()),
+        ("child", config.send.child.keys().collect()),
+    ];
+    for (section, names) in sections {
+        for name in names {
+            let child = ["send", "child", name.as_str()];
+            let plain = [section, name.as_str()];
+            check.name(if section == "child" { &child } else { &plain }, name);
+        }
+    }
+    for (name, log) in &config.log {
+        if log.partitions == Some(0) {
+            let what = format!("`log.{name}.partitions` is 0");
+            check.fail(&["log", name, "partitions"], what, "a log has at least one partition", "leave it out for one");
+        }
+        if log.mirror.is_some() && log.append {
+            let what = format!("the log {name:?} is a mirror and may be appended to");
+            let why = "a mirror keeps the positions of what it copies, so nobody else may append";
+            check.fail(&["log", name, "append"], what, why, "keep one of `mirror` and `append`");
+        }
+    }
+    for (name, view) in &config.view {
+        if view.log != "main" && !config.log.contains_key(&view.log) {
+            let what = format!("the view {name:?} reads the log {:?}, which is not configured", view.log);
+            check.fail(&["view", name, "log"], what, "a view is derived from a log of this node", "add [log.NAME]");
+        }
+    }
+}
+
+fn rules(config: &Config, check: &mut Check<'_>) {
+    for (key, rule) in config.send.all() {
+        let path: Vec<&str> = key.split('.').take(2).chain(key.splitn(3, '.').nth(2)).collect();
+        for (index, filter) in rule.filters.iter().enumerate() {
+            let index = index.to_string();
+            let at = |last: &'static str| -> Vec<String> {
+                path.iter().map(ToString::to_string).chain(["filter".into(), index.clone(), last.into()]).collect()
+            };
+            if filter.tables.is_empty() {
+                let place = at("tables");
+                let place: Vec<&str> = place.iter().map(String::as_str).collect();
+                let what = format!("a filter of [{key}] names no tables");
+                check.fail(&place, what, "a filter is about the tables that it lists", "add `tables = [\"orders\"]`");
+            }
+        }
+    }
+    for (name, rule) in &config.table {
+        if let Err(error) = name.parse::<TableName>() {
+            check.fail(&["table", name], error.to_string(), "[table.NAME] is about a table", "write [table.orders]");
+        }
+        if !rule.owner.is_empty() && rule.owner_by.is_some() {
+            let what = format!("[table.{name}] has both owner and owner_by");
+            let why = "a row has one writing node, so one rule says which";
+            check.fail(&["table", name, "owner"], what, why, "keep one of them");
+        }
+        for (column, owner) in &rule.columns {
+            if owner.owner.is_empty() == owner.owner_by.is_none() {
+                let what = format!("[table.{name}.columns.{column}] needs either owner or owner_by");
+                let why = "a column's rule says which node writes it";
+                check.fail(&["table", name, "columns", column], what, why, "give exactly one of them");
+            }
+        }
+        if let Some(lane) = rule.lane.as_ref().filter(|lane| *lane != "main" && !config.lane.contains_key(*lane)) {
+            let what = format!("[table.{name}] is in the lane {lane:?}, which is not configured");
+            check.fail(&["table", name, "lane"], what, "a lane has its priority in a section", "add [lane.NAME]");
+        }
+    }
+}
+
+fn databases(config: &Config, check: &mut Check<'_>) {
+    let own = config.database.as_ref().map(|database| &database.url);
+    for (name, copy) in &config.copy {
+        if Some(&copy.url) == own {
+            let what = format!("[copy.{name}] is the node's own database");
+            check.fail(&["copy", name, "url"], what, "a copy is another database", "name another one");
+        }
+        if copy.tables.is_empty() {
+            let what = format!("[copy.{name}] copies no tables");
+            check.fail(&["copy", name, "tables"], what, "nothing is copied unless listed", "write tables = [\"*\"]");
+        }
+    }
+    if let Some(DatabaseUrl::Sqlite(path)) = own
+        && path.starts_with(&config.node.data_dir)
+    {
+        let what = "the database lies inside the node's data folder".to_string();
+        let why = "the data folder belongs to the logs: it may be thrown away, the database may not";
+        check.fail(&["database", "url"], what, why, "put the database beside it");
+    }
+}

@@ -1,0 +1,111 @@
+//! What the file may say although this version cannot do it.
+
+use std::sync::Arc;
+
+use super::{Config, ConfigError, DatabaseUrl, Engine, Mistake};
+
+impl Config {
+    /// Whether this version can do everything that the file asks for. `run` and `check` ask; showing and explaining
+    /// a file do not.
+    ///
+    /// # Errors
+    /// One mistake per feature that is not available.
+    pub fn ready(&self) -> Result<(), ConfigError> {
+        let mut missing = Vec::new();
+        self.missing_in_node(&mut missing);
+        self.missing_in_data(&mut missing);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mistakes = missing.into_iter().map(|(path, what, fix)| Mistake {
+            code: "WS-CFG-009",
+            what: format!("{what} not available in this version"),
+            why: format!("`{path}` asks for it"),
+            fix: fix.to_string(),
+            span: self.span_of(&path),
+        });
+        Err(ConfigError::new(mistakes.collect(), Arc::clone(&self.file)))
+    }
+
+    fn missing_in_node(&self, missing: &mut Vec<(String, &'static str, &'static str)>) {
+        let mut add = |path: &str, what, fix| missing.push((path.to_string(), what, fix));
+        if !self.node.listen.0.ip().is_loopback() {
+            let fix = "listen on 127.0.0.1 and reach it through a tunnel (ssh -L, WireGuard with a local proxy)";
+            add("node.listen", "listening beyond loopback is", fix);
+        }
+        if self.node.tls.is_some() {
+            add("node.tls", "TLS is", "listen on loopback, and remove `tls`");
+        }
+        if !self.node.tokens.is_empty() {
+            add("node.tokens", "tokens of other users are", "remove `tokens`; peers on loopback need none");
+        }
+        if let Some(parent) = &self.parent {
+            if parent.url.is_tls() {
+                add("parent.url", "dialling over TLS is", "use ws:// on loopback, through a tunnel");
+            }
+            if parent.token_env.is_some() {
+                add("parent.token_env", "tokens for the parent are", "remove it");
+            }
+            if parent.token_file.is_some() {
+                add("parent.token_file", "tokens for the parent are", "remove it");
+            }
+            if parent.ca_file.is_some() {
+                add("parent.ca_file", "TLS is", "remove it");
+            }
+        }
+        if let Some(database) = &self.database {
+            if let DatabaseUrl::Postgres(_) = database.url {
+                add("database.url", "PostgreSQL is", "use a SQLite database: url = \"sqlite:FILE.db\"");
+            }
+            if database.id_range.is_some() {
+                add("database.id_range", "checking ranges of ids is", "remove it");
+            }
+        }
+    }
+
+    fn missing_in_data(&self, missing: &mut Vec<(String, &'static str, &'static str)>) {
+        let mut add = |path: String, what, fix| missing.push((path, what, fix));
+        for name in self.copy.keys() {
+            add(format!("copy.{name}"), "a copy in the same process is", "run a child node with that database");
+        }
+        for (name, log) in &self.log {
+            if name != "main" {
+                add(format!("log.{name}"), "a log beside `main` is", "remove the section");
+            }
+            if log.engine == Engine::Kafka {
+                add(format!("log.{name}.engine"), "the engine kafka is", "use the engine \"segments\"");
+            }
+            if log.partitions.is_some_and(|count| count > 1) {
+                add(format!("log.{name}.partitions"), "a log with several partitions is", "remove `partitions`");
+            }
+            if log.append {
+                add(format!("log.{name}.append"), "appending over HTTP is", "remove `append`");
+            }
+            if log.mirror.is_some() {
+                add(format!("log.{name}.mirror"), "mirroring a feed is", "remove `mirror`");
+            }
+        }
+        for (key, rule) in self.send.all() {
+            if !rule.logs.is_empty() {
+                add(format!("{key}.logs"), "sending feeds is", "remove `logs`");
+            }
+        }
+        if self.send.feed.is_some() {
+            add("send.feed".into(), "a feed for readers over HTTP is", "remove [send.feed]");
+        }
+        for (name, rule) in &self.table {
+            if !rule.columns.is_empty() {
+                add(format!("table.{name}.columns"), "owners of single columns are", "give the table an owner");
+            }
+            if rule.lane.as_ref().is_some_and(|lane| lane != "main") {
+                add(format!("table.{name}.lane"), "a lane of your own is", "remove `lane`");
+            }
+        }
+        for name in self.lane.keys() {
+            add(format!("lane.{name}"), "a lane of your own is", "remove the section");
+        }
+        for name in self.view.keys() {
+            add(format!("view.{name}"), "a view is", "remove the section");
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! First copies, both halves: asking a peer for the chunks of a table and writing them, and serving chunks to peers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::database::{Command, Guard};
+use super::shared::{Link, PeerCopy, Shared};
+use crate::log::{Append, Draft};
+use crate::model::{
+    Change, Cursor, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp,
+    encode_changes, limits,
+};
+use crate::peer::{Control, CopyMessage, LinkHandle, Offer, Role};
+use crate::sqlite::Reader;
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState};
+
+/// A chunk that has not come by then is asked for again.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+/// A sender that refused is asked again after this.
+const REFUSED_DELAY: Duration = Duration::from_millis(250);
+/// Progress of a long copy is logged this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a chunk waits for the sender's own apply and capture.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A copy that is to be made.
+struct Wanted {
+    link: LinkId,
+    peer: Box<str>,
+    role: Role,
+    handle: LinkHandle,
+    offer: Offer,
+    /// The table has its lane already: the copy goes on after this key.
+    begun: Option<Option<Row>>,
+}
+
+/// Makes first copies one after the other, and hands requests of peers to the serving half.
+pub async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<PeerCopy>) {
+    let (to_serve, requests) = mpsc::channel(limits::COPY_MESSAGES_MAX);
+    shared.tasks.spawn(serve(shared.clone(), requests));
+    let (to_receive, mut chunks) = mpsc::channel(limits::COPY_MESSAGES_MAX);
+    let sorting = shared.clone();
+    shared.tasks.spawn(async move {
+        loop {
+            let message = tokio::select! {
+                _ = sorting.stop.cancelled() => return,
+                message = messages.recv() => message,
+            };
+            let Some((link, message)) = message else { return };
+            let to = if matches!(message, CopyMessage::Request { .. }) { &to_serve } else { &to_receive };
+            if to.try_send((link, message)).is_err() {
+                tracing::warn!("a message of a first copy was left out, because too many are waiting");
+            }
+        }
+    });
+    while !shared.stop.is_cancelled() {
+        let wanted = wanted(&shared).await;
+        let Some(wanted) = wanted else {
+            tokio::select! {
+                _ = shared.stop.cancelled() => {}
+                _ = shared.copy_wake.notified() => {}
+                // Lanes that hold a copy up may end without a word.
+                _ = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+            continue;
+        };
+        receive(&shared, wanted, &mut chunks).await;
+    }
+}
+
+/// The next copy to make: an offered table that does not follow its peer under the offered selection and filter, or whose
+/// copy was interrupted.
+async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
+    let database = shared.database.as_ref()?;
+    let links: Vec<_> = {
+        let links = shared.links();
+        links
+            .iter()
+            .map(|(id, link)| (*id, link.role, link.node.name.clone(), link.handle.clone(), link.offers.clone()))
+            .collect()
+    };
+    let announced: Vec<_> = std::mem::take(&mut *shared.announced.lock().unwrap_or_else(PoisonError::into_inner));
+    for (link, table) in announced {
+        let forget = |reply| Command::SetFollowed(link, table.clone(), None, reply);
+        if let Err(error) = database.ask(forget).await {
+            tracing::warn!("{error}");
+        }
+    }
+    let lanes = database.state.borrow().lanes.clone();
+    for (link, role, peer, handle, offers) in links {
+        let followed = database.ask(|reply| Command::Followed(link, reply)).await.ok()?;
+        for offer in offers {
+            let table = &offer.table.name;
+            if followed.iter().any(|(name, under)| name == table && *under == offer.under) || only_ours(shared, &offer)
+            {
+                continue;
+            }
+            let begun = match lanes.iter().find(|lane| lane.table == *table).map(|lane| &lane.state) {
+                None => None,
+                Some(LaneState::Copying { from, done, .. }) if *from == link => Some(done.clone()),
+                // Another copy, a replay or an operator has the table; it is looked at again when that has ended.
+                Some(_) => continue,
+            };
+            let (peer, handle) = (peer.clone(), handle.clone());
+            return Some(Wanted { link, peer, role, handle, offer, begun });
+        }
+    }
+    None
+}
+
+/// Tables that only this node writes are not copied from others.
+fn only_ours(shared: &Shared, offer: &Offer) -> bool {
+    use crate::stream::Owner;
+    match shared.policy.ownership.of(&offer.table.name) {
+        Some(Owner::Nodes(nodes)) => nodes.len() == 1 && *nodes[0] == *shared.name,
+        _ => false,
+    }
+}
+
+/// Rows that a copy over this link must not touch: those whose owner is not on the link's far side.
+fn guard(shared: &Arc<Shared>, link: LinkId) -> Guard {
+    let ownership = shared.policy.ownership.clone();
+    let far: Option<Vec<Box<str>>> = shared.links().get(&link).and_then(|link: &Link| shared.far_side(link));
+    let near = shared.near_names();
+    Box::new(move |table, row| {
+        let owned = |name: &str| ownership.owns(table, row, name);
+        match &far {
+            _ if ownership.of(&table.name).is_none() => false,
+            Some(far) => !far.iter().any(|name| owned(name) == Some(true)),
+            None => near.iter().any(|name| owned(name) == Some(true)),
+        }
+    })
+}
+
+/// Copies one table, as far as the link lasts.
+async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiver<PeerCopy>) {
+    let Some(database) = &shared.database else { return };
+    let table = wanted.offer.table.name.clone();
+    let owned = shared.policy.ownership.of(&table).is_some();
+    let scope =
+        if owned || wanted.offer.whole && wanted.role == Role::Child { CopyScope::All } else { CopyScope::UpsertOnly };
+    if wanted.begun.is_none() {
+        let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
+        if let Err(error) = begun {
+            tracing::warn!(%table, "the copy of {table} cannot begin: {error}");
+            tokio::time::sleep(REFUSED_DELAY).await;
+            return;
+        }
+        let unverified =
+            if scope == CopyScope::UpsertOnly { "; it has no owner here, so deletions are not verified" } else { "" };
+        tracing::info!(%table, "copying {table} from {}{unverified}", wanted.peer);
+    }
+    while chunks.try_recv().is_ok() {}
+    let (mut after, mut rows_done, started) = (wanted.begun.clone().flatten(), 0_u64, Instant::now());
+    let mut told = started;
+    loop {
+        let received = shared.received(wanted.link);
+        let request = CopyMessage::Request { table: table.clone(), after: after.clone(), received };
+        if !wanted.handle.send(Control::Copy(request)).await {
+            return;
+        }
+        let answer = tokio::select! {
+            _ = shared.stop.cancelled() => return,
+            answer = timeout(CHUNK_TIMEOUT, answer_to(&wanted, &after, chunks)) => answer,
+        };
+        let (chunk, left, settled) = match answer {
+            Err(_) if shared.links().contains_key(&wanted.link) => continue,
+            Err(_) => return,
+            Ok(Answer::Refused(why)) => {
+                tracing::debug!(%table, "{} does not give {table} now: {why}", wanted.peer);
+                tokio::time::sleep(REFUSED_DELAY).await;
+                return;
+            }
+            Ok(Answer::Changed) => {
+                // The sender's selection or filter is another one by now: begin again under that.
+                let _ = database.ask(|reply| Command::SetLane(table.clone(), None, reply)).await;
+                return;
+            }
+            Ok(Answer::Chunk(chunk, left, settled)) => (*chunk, left, settled),
+        };
+        let (count, upto) = (chunk.rows.len() as u64, chunk.upto.clone());
+        let write = Command::CopyChunk;
+        let guard = guard(shared, wanted.link);
+        if let Err(error) = database.ask(|reply| write(Box::new(chunk), scope.clone(), guard, reply)).await {
+            return parked(shared, &table, wanted.link, &error.to_string(), error.is_retryable()).await;
+        }
+        rows_done += count;
+        shared.counters.copied_chunks.add(1);
+        shared.counters.copied_rows.add(count);
+        if told.elapsed() > PROGRESS_INTERVAL {
+            told = Instant::now();
+            progress(&table, rows_done, left, started);
+        }
+        if upto.is_none() {
+            tracing::info!(%table, rows = rows_done, "copied {rows_done} rows of {table} from {} in {:.1?}", wanted.peer, started.elapsed());
+            return finish(shared, &wanted, settled).await;
+        }
+        after = upto;
+    }
+}
+
+fn progress(table: &TableName, rows: u64, left: Option<u64>, started: Instant) {
+    let rate = rows as f64 / started.elapsed().as_secs_f64().max(0.001);
+    match left {
+        Some(left) => {
+            let seconds = left as f64 / rate.max(1.0);
+            tracing::info!(%table, "copying {table}: {rows} rows, {rate:.0} rows/s, about {seconds:.0} s left");
+        }
+        None => tracing::info!(%table, "copying {table}: {rows} rows, {rate:.0} rows/s"),
+    }
+}
+
+enum Answer {
+    Chunk(Box<CopyChunk>, Option<u64>, Option<Position>),
+    Refused(String),
+    Changed,
+}
+
+async fn answer_to(wanted: &Wanted, asked: &Option<Row>, chunks: &mut mpsc::Receiver<PeerCopy>) -> Answer {
+    loop {
+        let Some((link, message)) = chunks.recv().await else { return Answer::Refused("this node stops".into()) };
+        match message {
+            CopyMessage::Chunk { table, after, upto, rows, left, settled, under } => {
+                if link != wanted.link || table.name != wanted.offer.table.name || after != *asked {
+                    continue;
+                }
+                if under != wanted.offer.under {
+                    return Answer::Changed;
+                }
+                return Answer::Chunk(Box::new(CopyChunk { table, after, upto, rows }), left, settled);
+            }
+            CopyMessage::Refused { table, why } if link == wanted.link && table == wanted.offer.table.name => {
+                return Answer::Refused(why);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The copy's rows are here: the log is replayed into the table, and it follows the peer from now on.
+async fn finish(shared: &Arc<Shared>, wanted: &Wanted, settled: Option<Position>) {
+    let Some(database) = &shared.database else { return };
+    let table = &wanted.offer.table.name;
+    let Some(lane) = database.lane(table) else { return };
+    let settled = settled.map(|position| (wanted.link, position));
+    let lane = Lane { state: LaneState::Replaying { settled }, ..lane };
+    let under = Some(wanted.offer.under);
+    let followed = database.ask(|reply| Command::SetFollowed(wanted.link, table.clone(), under, reply)).await;
+    let set = database.ask(|reply| Command::SetLane(table.clone(), Some(lane), reply)).await;
+    if let Err(error) = followed.and(set) {
+        tracing::warn!(%table, "the copy of {table} is made again: {error}");
+    }
+}
+
+async fn parked(shared: &Arc<Shared>, table: &TableName, from: LinkId, error: &str, retryable: bool) {
+    let Some(database) = &shared.database else { return };
+    if retryable {
+        tracing::warn!(%table, "writing the copy of {table}: {error}");
+        return tokio::time::sleep(REFUSED_DELAY).await;
+    }
+    let Some(lane) = database.lane(table) else { return };
+    let state = LaneState::Parked { position: lane.after.next(), error: error.to_owned(), since: Timestamp::now() };
+    let _ = database.ask(|reply| Command::SetLane(table.clone(), Some(Lane { state, ..lane }), reply)).await;
+    let _ = from;
+}
+
+/// The causation id of entries that announce a copy from that peer.
+pub fn copied_from(peer: LinkId) -> String {
+    format!("copied-from-{}", peer.0)
+}
+
+/// Logs that a table's content was copied from `from`, so that everybody else who follows it from here copies it. (The
+/// peer that it came from is not told: see [`super::outgoing`].)
+pub async fn log_copied(shared: &Arc<Shared>, from: LinkId, table: &TableName) {
+    let def = shared.tables.borrow().iter().find(|def| def.name == *table).cloned();
+    let Some(def) = def else { return };
+    let change = Change { table: 0, op: Op::Copied, row: None, old: None };
+    let header = EntryHeader {
+        node: shared.name.clone(),
+        time: Timestamp::now(),
+        tables: vec![def.fingerprint],
+        causation: Some(copied_from(from).into()),
+        ..EntryHeader::default()
+    };
+    let draft = Draft::Local { header, changes: encode_changes(&[change]) };
+    let append = Append { from: LinkId::LOCAL, tables: vec![def], drafts: vec![draft], upto: None };
+    if let Err(error) = shared.log.append(append).await {
+        tracing::error!(%table, "error[WS-COPY-001]: that {table} was copied could not be logged: {error} / do: `watershed source resync {table}` at the nodes that follow it from here");
+    }
+}
+
+/// Serves chunks to peers, one request after the other.
+async fn serve(shared: Arc<Shared>, mut requests: mpsc::Receiver<PeerCopy>) {
+    let mut readers: HashMap<TableName, Reader> = HashMap::new();
+    loop {
+        let request = tokio::select! {
+            _ = shared.stop.cancelled() => return,
+            request = requests.recv() => request,
+        };
+        let Some((link, CopyMessage::Request { table, after, received })) = request else { continue };
+        let Some((handle, answer)) = answer(&shared, &mut readers, link, table.clone(), after, received).await else {
+            continue;
+        };
+        let answer = answer.unwrap_or_else(|why| CopyMessage::Refused { table, why });
+        handle.send(Control::Copy(answer)).await;
+    }
+}
+
+type Served = Result<CopyMessage, String>;
+
+async fn answer(
+    shared: &Arc<Shared>,
+    readers: &mut HashMap<TableName, Reader>,
+    link: LinkId,
+    table: TableName,
+    after: Option<Row>,
+    received: Option<Cursor>,
+) -> Option<(LinkHandle, Served)> {
+    let (handle, sieve, role, peer) = {
+        let links = shared.links();
+        let link = links.get(&link)?;
+        (link.handle.clone(), link.sieve.clone(), link.role, link.node.name.clone())
+    };
+    let served = async {
+        let database = shared.database.as_ref().ok_or("it has no database")?;
+        // What is on its way from the asking peer itself does not concern it: it never gets its own rows back. Without
+        // this, two nodes that copy a table from each other would wait for ever.
+        let lane = database.lane(&table).filter(|lane| match &lane.state {
+            LaneState::Copying { from, .. } => *from != link,
+            LaneState::Replaying { settled } => settled.is_none_or(|(from, _)| from != link),
+            LaneState::Parked { .. } | LaneState::Paused => true,
+        });
+        if let Some(lane) = lane {
+            return Err(format!("the table is not whole here: {:?}", lane.state));
+        }
+        let host = super::host::NodeHost(shared.clone());
+        let generation = shared.book.get(&peer).map_or(1, |known| known.generation);
+        let offers = host.offers(role, &peer, &sieve, generation).map_err(|refusal| refusal.to_string())?;
+        let under = offers.into_iter().find(|offer| offer.table.name == table).ok_or("it is not selected")?.under;
+        // A chunk must contain everything that the receiver has had of our log, applied here too.
+        if let Some(received) = received.filter(|cursor| cursor.log == shared.log.id()) {
+            wait_applied(shared, received.position).await?;
+        }
+        let reader = match readers.remove(&table) {
+            Some(reader) => reader,
+            None => Reader::open(&database.path).map_err(|error| error.to_string())?,
+        };
+        let (reader, chunk) = read(reader, &table, after.clone()).await?;
+        readers.insert(table.clone(), reader);
+        let out = sieve.table(&chunk.def).map_err(|error| error.to_string())?.ok_or("it is not selected")?;
+        let mut rows = Vec::with_capacity(chunk.rows.len());
+        for row in chunk.rows {
+            rows.extend(sieve.row(&chunk.def, row).map_err(|error| error.to_string())?);
+        }
+        let settled = match chunk.upto {
+            None => Some(settled(shared).await?),
+            Some(_) => None,
+        };
+        let left = chunk.upto.as_ref().map(|_| chunk.left_estimate);
+        Ok(CopyMessage::Chunk { table: out, after, upto: chunk.upto, rows, left, settled, under })
+    };
+    let served = served.await;
+    Some((handle, served))
+}
+
+async fn read(
+    mut reader: Reader,
+    table: &TableName,
+    after: Option<Row>,
+) -> Result<(Reader, crate::sqlite::Chunk), String> {
+    let table = table.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let chunk = reader.read_chunk(&table, after.as_ref(), limits::COPY_CHUNK_ROWS, limits::COPY_CHUNK_BYTES);
+        chunk.map(|chunk| (reader, chunk))
+    });
+    read.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+async fn wait_applied(shared: &Shared, position: Position) -> Result<(), String> {
+    let Some(database) = &shared.database else { return Ok(()) };
+    let mut state = database.state.subscribe();
+    let reached = state.wait_for(|state| state.applied.is_some_and(|applied| applied.position >= position));
+    match timeout(SETTLE_TIMEOUT, reached).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(format!("position {position} is not applied here yet")),
+    }
+}
+
+/// A position of our log that contains everything committed in the database before the call: the tail after a poll that
+/// began after now.
+async fn settled(shared: &Shared) -> Result<Position, String> {
+    let mut capture = shared.capture.subscribe();
+    let polls = capture.borrow().polls + 2;
+    match timeout(SETTLE_TIMEOUT, capture.wait_for(|state| state.polls >= polls)).await {
+        Ok(Ok(_)) => Ok(*shared.log.tail().borrow()),
+        _ => Err("capture does not go on here".into()),
+    }
+}

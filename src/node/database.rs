@@ -1,0 +1,325 @@
+//! The node's database as a view of its log: one task owns it, applies the log, replays lanes, and takes commands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::shared::Shared;
+use crate::log::{Limit, Log};
+use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, ReadFrom, Row, TableDef, TableName};
+use crate::stream::{FollowError, Follower, Step};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, ViewError};
+
+/// Between looks at a lane that waits for something that is not in the log.
+const LANE_POLL: Duration = Duration::from_millis(50);
+/// Between attempts when the database is busy.
+const BUSY_RETRY: Duration = Duration::from_millis(100);
+/// A database that stays busy is reported this often.
+const BUSY_REPORT: Duration = Duration::from_secs(5);
+
+/// Whether a copy may write or remove a row: `true` for rows that are not the sender's.
+pub type Guard = Box<dyn Fn(&TableDef, &Row) -> bool + Send + Sync>;
+
+type Reply<T> = oneshot::Sender<Result<T, ViewError>>;
+
+/// What others ask of the database's task.
+pub enum Command {
+    /// See [`LaneView::set_lane`].
+    SetLane(TableName, Option<Lane>, Reply<()>),
+    /// Puts the table in a copying lane at the main cursor.
+    BeginCopy(TableName, LinkId, Reply<()>),
+    /// See [`LaneView::copy_chunk`].
+    CopyChunk(Box<CopyChunk>, CopyScope, Guard, Reply<()>),
+    /// See [`LaneView::followed`].
+    Followed(LinkId, Reply<Vec<(TableName, Fingerprint)>>),
+    /// See [`LaneView::set_followed`].
+    SetFollowed(LinkId, TableName, Option<Fingerprint>, Reply<()>),
+    /// Moves a parked lane past the failing entry and has it replayed.
+    Skip(TableName, Reply<()>),
+}
+
+/// How applying is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApplyState {
+    /// The main cursor.
+    pub applied: Option<Cursor>,
+    /// Tables that do not move with it.
+    pub lanes: Vec<Lane>,
+    /// What keeps it from going on.
+    pub error: Option<String>,
+    /// The error needs an operator.
+    pub stopped: bool,
+}
+
+/// A handle to the database's task.
+pub struct Database {
+    /// Where it is, for people: without secrets.
+    pub url: String,
+    /// The file.
+    pub path: std::path::PathBuf,
+    /// Commands, bounded.
+    pub commands: mpsc::Sender<Command>,
+    /// How applying is doing.
+    pub state: watch::Sender<ApplyState>,
+}
+
+/// The database's task has gone.
+fn gone() -> ViewError {
+    ViewError::Failed("the database is not followed any more".into())
+}
+
+impl Database {
+    /// Asks and waits.
+    pub async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ViewError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// The table's lane.
+    pub fn lane(&self, table: &TableName) -> Option<Lane> {
+        self.state.borrow().lanes.iter().find(|lane| lane.table == *table).cloned()
+    }
+}
+
+/// Applies the log until the node stops.
+pub struct Applying {
+    /// The node.
+    pub shared: Arc<Shared>,
+    /// The database.
+    pub view: Box<dyn LaneView>,
+    /// Commands.
+    pub commands: mpsc::Receiver<Command>,
+}
+
+impl Applying {
+    /// Runs until the node stops or the view cannot go on.
+    pub async fn run(mut self) {
+        let shared = self.shared.clone();
+        if let Err(error) = self.apply().await {
+            tracing::error!(
+                "error[WS-APPLY-001]: the database is not followed any more: {error} / do: mend the cause and start the node again"
+            );
+            if let Some(database) = &shared.database {
+                database.state.send_modify(|state| {
+                    state.error = Some(error.to_string());
+                    state.stopped = true;
+                });
+            }
+        }
+    }
+
+    async fn apply(&mut self) -> Result<(), FollowError> {
+        let log = self.shared.log.clone();
+        let mut tail = log.tail();
+        let mut follower = Follower::start(&*log, &mut *self.view).await?;
+        let mut lanes = LaneReaders::default();
+        let mut busy_since: Option<tokio::time::Instant> = None;
+        self.publish().await?;
+        while !self.shared.stop.is_cancelled() {
+            while let Ok(command) = self.commands.try_recv() {
+                self.command(command).await?;
+            }
+            tail.mark_unchanged();
+            let moved = follower.step(&*log, None, &mut *self.view).await;
+            let wait = match moved {
+                Ok(step) => {
+                    busy_since = None;
+                    self.publish().await?;
+                    let replayed = self.replay(&*log, &mut lanes).await?;
+                    if step == Step::Moved || replayed {
+                        continue;
+                    }
+                    let waiting =
+                        self.view.lanes().iter().any(|lane| matches!(lane.state, LaneState::Replaying { .. }));
+                    waiting.then_some(LANE_POLL)
+                }
+                Err(FollowError::View(error)) if error.is_retryable() => {
+                    self.report_busy(&error, &mut busy_since);
+                    Some(BUSY_RETRY)
+                }
+                Err(error) => return Err(error),
+            };
+            let stop = self.shared.stop.clone();
+            tokio::select! {
+                _ = stop.cancelled() => {}
+                _ = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+                _ = tail.changed(), if wait.is_none() => {}
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command).await?,
+                    None => return Ok(()),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn report_busy(&self, error: &ViewError, since: &mut Option<tokio::time::Instant>) {
+        let Some(database) = &self.shared.database else { return };
+        let now = tokio::time::Instant::now();
+        if since.is_none_or(|since| now - since >= BUSY_REPORT) {
+            tracing::warn!(
+                "error[WS-APPLY-002]: {error} / do: find who locks the database; nothing is lost, applying goes on by itself"
+            );
+            *since = Some(now);
+            database.state.send_modify(|state| state.error = Some(error.to_string()));
+        }
+    }
+
+    /// Shows the cursor and the lanes; says when a table has been parked.
+    async fn publish(&mut self) -> Result<(), FollowError> {
+        let applied = self.view.cursor().await;
+        let applied = match applied {
+            Err(error) if error.is_retryable() => return Ok(()),
+            other => other?,
+        };
+        let lanes = self.view.lanes();
+        let Some(database) = &self.shared.database else { return Ok(()) };
+        let mut lanes_changed = false;
+        database.state.send_if_modified(|state| {
+            let new = ApplyState { applied, lanes: lanes.clone(), error: None, stopped: false };
+            lanes_changed = state.lanes != new.lanes;
+            for lane in &new.lanes {
+                let LaneState::Parked { position, error, .. } = &lane.state else { continue };
+                if state.lanes.iter().all(|known| known != lane) {
+                    tracing::error!(
+                        table = %lane.table,
+                        "error[WS-APPLY-003]: table {} is parked at position {position}: {error} / why: one table's trouble is that \
+                         table's; the others go on / do: mend it, then `watershed source retry {}`, or skip, or resync",
+                        lane.table, lane.table
+                    );
+                }
+            }
+            let moved = *state != new;
+            *state = new;
+            moved
+        });
+        if lanes_changed {
+            self.shared.copy_wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Replays lanes that are ready; true when one moved.
+    async fn replay(&mut self, log: &dyn Log, readers: &mut LaneReaders) -> Result<bool, FollowError> {
+        let lanes = self.view.lanes();
+        readers.0.retain(|(table, _)| lanes.iter().any(|lane| lane.table == *table));
+        let mut moved = false;
+        for lane in lanes {
+            let LaneState::Replaying { settled } = &lane.state else {
+                readers.0.retain(|(table, _)| *table != lane.table);
+                continue;
+            };
+            let Some(main) = self.view.cursor().await? else { continue };
+            let ready = settled.is_none_or(|(link, position)| self.has_received(link, position));
+            if lane.after >= main.position {
+                if ready {
+                    self.join(&lane, *settled).await?;
+                    moved = true;
+                }
+                continue;
+            }
+            let from = readers.from(&lane);
+            let batch = match log.read(from, Limit::default()).await {
+                Ok(batch) => batch,
+                Err(error) => {
+                    tracing::error!(table = %lane.table, "error[WS-APPLY-004]: the lane of {} cannot be replayed: {error} / do: `watershed source resync {}`", lane.table, lane.table);
+                    let position = lane.after.next();
+                    let state =
+                        LaneState::Parked { position, error: error.to_string(), since: crate::model::Timestamp::now() };
+                    self.view.set_lane(&lane.table, Some(Lane { state, ..lane.clone() })).await?;
+                    continue;
+                }
+            };
+            match self.view.apply_lane(&lane.table, &batch).await {
+                Ok(()) => {
+                    readers.set(&lane.table, batch.next, main.position);
+                    moved |= batch.next != from;
+                }
+                Err(error) if error.is_retryable() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if moved {
+            self.publish().await?;
+        }
+        Ok(moved)
+    }
+
+    fn has_received(&self, link: LinkId, position: Position) -> bool {
+        self.shared.received(link).is_some_and(|cursor| cursor.position >= position)
+    }
+
+    /// The lane has reached the main cursor.
+    async fn join(&mut self, lane: &Lane, settled: Option<(LinkId, Position)>) -> Result<(), FollowError> {
+        self.view.set_lane(&lane.table, None).await?;
+        tracing::info!(table = %lane.table, "table {} has caught up and moves with the others again", lane.table);
+        if let Some((link, _)) = settled {
+            super::copies::log_copied(&self.shared, link, &lane.table).await;
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self, command: Command) -> Result<(), FollowError> {
+        match command {
+            Command::SetLane(table, lane, reply) => drop(reply.send(self.view.set_lane(&table, lane).await)),
+            Command::BeginCopy(table, from, reply) => drop(reply.send(self.begin_copy(table, from).await)),
+            Command::CopyChunk(chunk, scope, guard, reply) => {
+                drop(reply.send(self.view.copy_chunk(&chunk, &scope, &*guard).await));
+            }
+            Command::Followed(link, reply) => drop(reply.send(self.view.followed(link).await)),
+            Command::SetFollowed(link, table, under, reply) => {
+                drop(reply.send(self.view.set_followed(link, &table, under).await));
+            }
+            Command::Skip(table, reply) => drop(reply.send(self.skip(&table).await)),
+        }
+        self.publish().await
+    }
+
+    async fn begin_copy(&mut self, table: TableName, from: LinkId) -> Result<(), ViewError> {
+        let after = self.view.cursor().await?.map_or(Position::ZERO, |cursor| cursor.position);
+        let lane = Lane { table: table.clone(), after, state: LaneState::Copying { from, done: None, rows: 0 } };
+        self.view.set_lane(&table, Some(lane)).await
+    }
+
+    async fn skip(&mut self, table: &TableName) -> Result<(), ViewError> {
+        let lane = self.view.lanes().into_iter().find(|lane| lane.table == *table);
+        let Some(Lane { state: LaneState::Parked { position, .. }, .. }) = lane else {
+            return Err(ViewError::Failed(format!("table {table} is not parked")));
+        };
+        let lane = Lane { table: table.clone(), after: position, state: LaneState::Replaying { settled: None } };
+        self.view.set_lane(table, Some(lane)).await
+    }
+}
+
+/// Where each lane reads on; only the lane's cursor is durable.
+#[derive(Default)]
+struct LaneReaders(Vec<(TableName, ReadFrom)>);
+
+impl LaneReaders {
+    fn from(&mut self, lane: &Lane) -> ReadFrom {
+        match self.0.iter().find(|(table, from)| *table == lane.table && from.after == lane.after) {
+            Some((_, from)) => *from,
+            None => lane.after.into(),
+        }
+    }
+
+    /// The lane never goes beyond the main cursor, so neither does its reader.
+    fn set(&mut self, table: &TableName, next: ReadFrom, main: Position) {
+        self.0.retain(|(known, _)| known != table);
+        if next.after < main || (next.after == main && next.part == 0) {
+            self.0.push((table.clone(), next));
+        }
+    }
+}
+
+/// The database belongs to another log.
+pub fn other_log(found: Cursor, log: LogId) -> String {
+    format!(
+        "the database follows log {}, this node's log is {log} / why: the data folder was re-created, or the database file \
+         belongs to another node / do: put the matching data folder back; or run `watershed source drop database --yes` to \
+         have the database join this log afresh",
+        found.log
+    )
+}

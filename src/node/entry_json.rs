@@ -1,0 +1,296 @@
+//! An entry as one line of JSON, as `GET /v1/logs/{log}/entries` and `watershed log read` give it.
+//!
+//! Text is written directly, so numbers keep every digit that they were stored with.
+
+use thiserror::Error;
+
+use crate::model::{Catalog, Change, CodecError, Cursor, Fingerprint, Kind, Logged, Op, Row, TableDef, Value};
+
+/// An entry cannot be shown.
+#[derive(Debug, Error)]
+pub enum EntryJsonError {
+    /// Its changes cannot be decoded.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A table that it names is not defined in the log.
+    #[error("table {0} is not defined in this log")]
+    NoTable(Fingerprint),
+    /// A change names a table by a number that its entry does not have, or a row does not fit its table.
+    #[error("the entry contradicts itself: {0}")]
+    Inconsistent(String),
+}
+
+/// Appends one line (without the newline) for an entry, or for one part of a large one. `cursor` is that of its
+/// position; `from` the name of the neighbour by which it arrived, if it did.
+///
+/// # Errors
+/// See [`EntryJsonError`]; what was appended before is cut off again.
+pub fn write_entry(
+    out: &mut String,
+    logged: &Logged,
+    cursor: Cursor,
+    from: Option<&str>,
+    catalog: &Catalog,
+) -> Result<(), EntryJsonError> {
+    let start = out.len();
+    write_parts(out, logged, cursor, from, catalog).inspect_err(|_| out.truncate(start))
+}
+
+fn write_parts(
+    out: &mut String,
+    logged: &Logged,
+    cursor: Cursor,
+    from: Option<&str>,
+    catalog: &Catalog,
+) -> Result<(), EntryJsonError> {
+    let header = logged.entry.header();
+    out.push_str(&format!("{{\"position\":{},\"cursor\":\"{cursor}\",\"time\":", logged.position));
+    write_string(out, &header.time.to_string());
+    out.push_str(&format!(",\"lamport\":{},\"origin\":", header.lamport.0));
+    write_optional(out, header.origin.map(|origin| origin.to_string()).as_deref());
+    out.push_str(",\"node\":");
+    write_string(out, &header.node);
+    out.push_str(",\"from\":");
+    write_optional(out, from);
+    out.push_str(",\"correlation\":");
+    write_optional(out, header.correlation.as_deref());
+    if header.part > 0 || header.more {
+        out.push_str(&format!(",\"part\":{},\"more\":{}", header.part, header.more));
+    }
+    out.push_str(",\"changes\":[");
+    for (index, change) in logged.entry.changes()?.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        let number = || EntryJsonError::Inconsistent(format!("a change of table number {}", change.table));
+        let fingerprint = *header.tables.get(change.table).ok_or_else(number)?;
+        let table = catalog.get(fingerprint).ok_or(EntryJsonError::NoTable(fingerprint))?;
+        write_change(out, change, &table)?;
+    }
+    out.push_str("]}");
+    Ok(())
+}
+
+/// Appends one change: `{table, op, key, row, old}`; what a change does not have is null.
+///
+/// # Errors
+/// A row does not fit its table.
+pub fn write_change(out: &mut String, change: &Change, table: &TableDef) -> Result<(), EntryJsonError> {
+    let old = change.old_resolved();
+    let keyed = if change.op == Op::Delete { old.as_ref() } else { change.row.as_ref() };
+    let keys = table.key_columns();
+    out.push_str("{\"table\":");
+    write_string(out, table.name.as_str());
+    out.push_str(&format!(",\"op\":\"{}\",\"key\":", change.op.name()));
+    write_row(out, keyed.filter(|_| !keys.is_empty()), table, &keys)?;
+    let all: Vec<usize> = (0..table.columns.len()).collect();
+    out.push_str(",\"row\":");
+    write_row(out, change.row.as_ref(), table, &all)?;
+    out.push_str(",\"old\":");
+    write_row(out, old.as_ref(), table, &all)?;
+    out.push('}');
+    Ok(())
+}
+
+fn write_row(out: &mut String, row: Option<&Row>, table: &TableDef, columns: &[usize]) -> Result<(), EntryJsonError> {
+    let Some(row) = row else {
+        out.push_str("null");
+        return Ok(());
+    };
+    if row.len() != table.columns.len() {
+        let why = format!("a row of {} values in {}, which has {} columns", row.len(), table.name, table.columns.len());
+        return Err(EntryJsonError::Inconsistent(why));
+    }
+    out.push('{');
+    let mut first = true;
+    for &index in columns {
+        if matches!(row[index].kind, Kind::Unchanged | Kind::Same) {
+            continue;
+        }
+        if !std::mem::take(&mut first) {
+            out.push(',');
+        }
+        write_string(out, &table.columns[index].name);
+        out.push(':');
+        write_value(out, &row[index], &table.columns[index].type_name);
+    }
+    out.push('}');
+    Ok(())
+}
+
+/// Appends a value of a column of that declared type.
+pub fn write_value(out: &mut String, value: &Value, type_name: &str) {
+    let text = std::str::from_utf8(&value.text).ok();
+    match (value.kind, text) {
+        (Kind::Null | Kind::Unchanged | Kind::Same, _) => out.push_str("null"),
+        (Kind::Integer | Kind::Real, Some(text)) if is_json_number(text) => out.push_str(text),
+        (Kind::Typed, Some(text)) if is_numeric(type_name) && is_json_number(text) => out.push_str(text),
+        (Kind::Typed, Some("t" | "true")) if is_boolean(type_name) => out.push_str("true"),
+        (Kind::Typed, Some("f" | "false")) if is_boolean(type_name) => out.push_str("false"),
+        (Kind::Blob, _) | (_, None) => {
+            out.push_str("\"\\\\x");
+            value.text.iter().for_each(|byte| out.push_str(&format!("{byte:02x}")));
+            out.push('"');
+        }
+        (_, Some(text)) => write_string(out, text),
+    }
+}
+
+fn is_boolean(type_name: &str) -> bool {
+    type_name.eq_ignore_ascii_case("boolean") || type_name.eq_ignore_ascii_case("bool")
+}
+
+/// PostgreSQL's number types, by their names in `format_type` and their usual aliases.
+fn is_numeric(type_name: &str) -> bool {
+    let base = type_name.split('(').next().unwrap_or("").trim().to_ascii_lowercase();
+    let names = [
+        "smallint",
+        "integer",
+        "int",
+        "bigint",
+        "int2",
+        "int4",
+        "int8",
+        "numeric",
+        "decimal",
+        "real",
+        "double precision",
+        "float",
+        "float4",
+        "float8",
+        "oid",
+        "smallserial",
+        "serial",
+        "bigserial",
+    ];
+    names.contains(&base.as_str())
+}
+
+/// The grammar of RFC 8259, section 6.
+fn is_json_number(text: &str) -> bool {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let rest = text.strip_prefix('-').unwrap_or(text);
+    let whole = digits(rest);
+    if whole == 0 || (whole > 1 && rest.starts_with('0')) {
+        return false;
+    }
+    let mut rest = &rest[whole..];
+    if let Some(fraction) = rest.strip_prefix('.') {
+        let length = digits(fraction);
+        if length == 0 {
+            return false;
+        }
+        rest = &fraction[length..];
+    }
+    let Some(exponent) = rest.strip_prefix(['e', 'E']) else { return rest.is_empty() };
+    let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    !exponent.is_empty() && digits(exponent) == exponent.len()
+}
+
+fn write_optional(out: &mut String, text: Option<&str>) {
+    match text {
+        Some(text) => write_string(out, text),
+        None => out.push_str("null"),
+    }
+}
+
+/// Appends a JSON string.
+pub fn write_string(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if (c as u32) < 0x20 => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Column, Entry, EntryHeader, LinkId, Position, Timestamp, encode_changes};
+
+    fn table() -> Arc<TableDef> {
+        let column = |name: &str, type_name: &str, key| Column { name: name.into(), type_name: type_name.into(), key };
+        let columns = vec![column("id", "INTEGER", 1), column("price", "numeric(30,2)", 0), column("a\"b", "text", 0)];
+        Arc::new(TableDef::new("orders".parse().unwrap(), columns))
+    }
+
+    fn line(change: Change) -> String {
+        let (table, catalog) = (table(), Catalog::default());
+        let header = EntryHeader {
+            time: Timestamp(1_700_000_000_000_001),
+            node: "shop".into(),
+            tables: vec![table.fingerprint],
+            ..EntryHeader::default()
+        };
+        catalog.add(table);
+        let entry = Entry::new(header, encode_changes(&[change]));
+        let logged = Logged { position: Position(7), from: LinkId::LOCAL, entry };
+        let mut out = String::new();
+        write_entry(&mut out, &logged, Cursor::default(), Some("hq"), &catalog).unwrap();
+        out
+    }
+
+    #[test]
+    fn an_update_is_one_line_with_every_digit() {
+        let row = vec![
+            Value::new(Kind::Integer, "9223372036854775807"),
+            Value::new(Kind::Typed, "12345678901234567890.10"),
+            Value::new(Kind::Text, "é\n\u{1}"),
+        ];
+        let old = vec![Value::SAME, Value::new(Kind::Typed, "NaN"), Value::UNCHANGED];
+        let shown = line(Change { table: 0, op: Op::Update, row: Some(row), old: Some(old) });
+        let expected = concat!(
+            r#"{"position":7,"cursor":"00000000000000000000000000000000-0000000000000000-0","#,
+            r#""time":"2023-11-14T22:13:20.000001Z","lamport":0,"origin":null,"node":"shop","from":"hq","#,
+            r#""correlation":null,"changes":[{"table":"orders","op":"update","key":{"id":9223372036854775807},"#,
+            r#""row":{"id":9223372036854775807,"price":12345678901234567890.10,"a\"b":"é\n\u0001"},"#,
+            r#""old":{"id":9223372036854775807,"price":"NaN"}}]}"#
+        );
+        assert_eq!(shown, expected);
+        serde_json::from_str::<serde_json::Value>(&shown).unwrap();
+    }
+
+    #[test]
+    fn a_truncate_has_no_rows() {
+        let shown = line(Change { table: 0, op: Op::Truncate, row: None, old: None });
+        assert!(
+            shown.ends_with(r#"[{"table":"orders","op":"truncate","key":null,"row":null,"old":null}]}"#),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn only_json_numbers_are_written_bare() {
+        let shown = |kind, text: &'static str, type_name: &str| {
+            let mut out = String::new();
+            write_value(&mut out, &Value::new(kind, text), type_name);
+            out
+        };
+        for number in ["0", "-1", "1.50", "1e300", "-0.5E-7"] {
+            assert_eq!(shown(Kind::Real, number, ""), number);
+        }
+        for other in ["", "-", "01", "1.", ".5", "1e", "Infinity", "0x1", "1 "] {
+            assert_eq!(shown(Kind::Typed, other, "numeric"), format!("\"{other}\""));
+        }
+        assert_eq!(shown(Kind::Typed, "t", "boolean"), "true");
+        assert_eq!(shown(Kind::Typed, "1", "text"), "\"1\"");
+        assert_eq!(shown(Kind::Blob, "\u{0}z", ""), r#""\\x007a""#);
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_is_an_error_and_leaves_nothing() {
+        let change = Change { table: 0, op: Op::Insert, row: Some(vec![Value::NULL]), old: None };
+        let mut out = String::from("x");
+        assert!(write_change(&mut out, &change, &table()).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! A node's data folder: one process at a time, and what stands in it besides the logs.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::settings::{Exit, NodeError};
+use crate::model::SourceCursor;
+
+/// A locked data folder; the lock goes with the value, or with the process.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// The token that commands on this machine use.
+    pub admin_token: String,
+    _lock: File,
+}
+
+impl Folder {
+    /// Creates the folder where it is missing, locks it, and draws this run's admin token.
+    pub fn open(path: &Path) -> Result<Folder, NodeError> {
+        fs::create_dir_all(path).map_err(|error| unusable(path, &error))?;
+        let lock = lock(path)?;
+        let admin_token = format!("{:032x}", rand::random::<u128>());
+        let folder = Folder { path: path.into(), admin_token, _lock: lock };
+        folder.write_token().map_err(|error| unusable(path, &error))?;
+        Ok(folder)
+    }
+
+    fn write_token(&self) -> std::io::Result<()> {
+        let new = self.path.join("admin.token.new");
+        let _ = fs::remove_file(&new);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        writeln!(file, "{}", self.admin_token)?;
+        fs::rename(new, self.path.join("admin.token"))
+    }
+
+    /// The folder cannot be used.
+    pub fn unusable(&self, error: &std::io::Error) -> NodeError {
+        unusable(&self.path, error)
+    }
+
+    /// Whether an operator has given up the database as of that cursor of the log.
+    pub fn is_dropped(&self, cursor: &SourceCursor) -> bool {
+        fs::read(dropped(&self.path)).is_ok_and(|bytes| bytes == cursor.0)
+    }
+
+    /// Notes that an operator has given up the database as of that cursor of the log; the folder must not be in use.
+    pub fn drop_database(path: &Path, cursor: Option<&SourceCursor>) -> std::io::Result<()> {
+        let Some(cursor) = cursor else { return Ok(()) };
+        let mut file = File::create(dropped(path))?;
+        file.write_all(&cursor.0)?;
+        file.sync_all()
+    }
+}
+
+fn dropped(path: &Path) -> PathBuf {
+    path.join("database.dropped")
+}
+
+fn unusable(path: &Path, error: &std::io::Error) -> NodeError {
+    NodeError::new(
+        "WS-NODE-013",
+        Exit::Failure,
+        format!("the data folder {} cannot be used: {error}", path.display()),
+        "a node keeps its log there",
+        "correct [node] data_dir, or the folder's owner and permissions",
+    )
+}
+
+/// Locks a data folder against every other process.
+pub fn lock(path: &Path) -> Result<File, NodeError> {
+    let file = path.join("node.lock");
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
+    let mut lock = opened.map_err(|error| unusable(path, &error))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = lock.read_to_string(&mut holder);
+            return Err(NodeError::new(
+                "WS-NODE-014",
+                Exit::Locked,
+                format!("the data folder {} is in use by process {}", path.display(), holder.trim()),
+                "two processes on one log would destroy it",
+                "stop that process first, or give this node a data_dir of its own",
+            ));
+        }
+        Err(TryLockError::Error(error)) => return Err(unusable(path, &error)),
+    }
+    let written = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+    written.map_err(|error| unusable(path, &error))?;
+    Ok(lock)
+}

@@ -1,0 +1,43 @@
+//! What operators do to a node that does not run.
+
+use super::book::Book;
+use super::folder::{Folder, lock};
+use super::settings::{Exit, NodeError, Settings};
+use crate::log::Log;
+use crate::log::segments::SegmentLog;
+use crate::model::LinkId;
+
+fn failed(error: impl ToString) -> NodeError {
+    NodeError::new("WS-NODE-016", Exit::Failure, error, "it could not be read or written", "mend that, and run it again")
+}
+
+/// Removes everything of Watershed's from the database, and has the next start take the database as it is then: its tables
+/// are announced as replaced, and copied afresh from whomever they follow.
+pub fn drop_database(settings: &Settings) -> Result<String, NodeError> {
+    let Some(database) = &settings.database else {
+        let why = "the configuration has no [database]";
+        return Err(NodeError::new("WS-NODE-017", Exit::Configuration, "there is no database to drop", why, "name a peer"));
+    };
+    std::fs::create_dir_all(&settings.data_dir).map_err(failed)?;
+    let _lock = lock(&settings.data_dir)?;
+    let main = settings.data_dir.join("main");
+    if main.is_dir() {
+        let log = SegmentLog::open_read_only(&main).map_err(failed)?;
+        Folder::drop_database(&settings.data_dir, log.source_cursor(LinkId::LOCAL).as_ref()).map_err(failed)?;
+    }
+    crate::sqlite::uninstall(&database.path).map_err(failed)?;
+    Ok(format!("everything of Watershed's is taken out of {}; the next `run` begins afresh with it", database.path.display()))
+}
+
+/// Forgets a peer: the log keeps nothing for it any more, and whoever links under that name copies afresh.
+pub fn drop_peer(settings: &Settings, name: &str) -> Result<String, NodeError> {
+    std::fs::create_dir_all(&settings.data_dir).map_err(failed)?;
+    let _lock = lock(&settings.data_dir)?;
+    match Book::open(&settings.data_dir).and_then(|book| book.forget(name)).map_err(failed)? {
+        true => Ok(format!("{name} is forgotten; whoever links under that name copies afresh")),
+        false => {
+            let why = "no peer of that name has ever been linked";
+            Err(NodeError::new("WS-NODE-018", Exit::Failure, format!("there is no peer {name:?}"), why, "see `watershed peer ls`"))
+        }
+    }
+}

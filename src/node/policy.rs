@@ -1,0 +1,67 @@
+//! What the configuration says about who gets what, in the terms of the rooms below.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use crate::model::{LinkId, TableName};
+use crate::peer::Role;
+use crate::stream::{CelFilter, Destination, Filter, Ownership, Selection, Sieve};
+
+/// One `[send.…]` section.
+#[derive(Clone, Debug, Default)]
+pub struct SendPolicy {
+    /// Its tables.
+    pub selection: Selection,
+    /// Its filters.
+    pub filter: Arc<CelFilter>,
+}
+
+/// Selection, filters and ownership of a node.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// `[send.parent]`.
+    pub parent: SendPolicy,
+    /// `[send.children]`.
+    pub children: SendPolicy,
+    /// `[send.child.NAME]`, which replaces `children` for that child.
+    pub child: BTreeMap<String, SendPolicy>,
+    /// `[table.NAME] owner, owner_by`.
+    pub ownership: Arc<Ownership>,
+    /// `[table.NAME] conflicts = "may-diverge"`.
+    pub may_diverge: HashSet<TableName>,
+    /// Captured besides what is selected: `[database] capture` and the tables with an owner.
+    pub capture: Selection,
+}
+
+impl Policy {
+    /// What is sent to that peer; `role` is ours on the link.
+    pub fn send(&self, role: Role, peer: &str) -> &SendPolicy {
+        match role {
+            Role::Child => &self.parent,
+            Role::Parent => self.child.get(peer).unwrap_or(&self.children),
+        }
+    }
+
+    /// Selection and filters for that peer.
+    pub fn sieve(&self, role: Role, peer: &str, link: LinkId) -> Sieve {
+        let send = self.send(role, peer);
+        let filters: Vec<Arc<dyn Filter>> = vec![send.filter.clone()];
+        Sieve::new(Destination { node: peer.into(), link }, send.selection.clone(), filters)
+    }
+
+    /// All selections.
+    pub fn selections(&self) -> impl Iterator<Item = &Selection> {
+        let children = self.child.values().map(|send| &send.selection);
+        [&self.parent.selection, &self.children.selection, &self.capture].into_iter().chain(children)
+    }
+
+    /// Whether the table's local changes are captured: the union of what any selection or owner names.
+    pub fn captures(&self, table: &TableName) -> bool {
+        self.selections().any(|selection| selection.matches(table))
+    }
+
+    /// Whether some selection, capture or owner names the table, rather than a star matching it.
+    pub fn names(&self, table: &TableName) -> bool {
+        self.selections().any(|selection| selection.names(table))
+    }
+}

@@ -1,0 +1,171 @@
+//! What can be known before a node runs: the database's tables against the configuration. Changes nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::policy::Policy;
+use super::settings::{Exit, NodeError, Settings};
+use crate::model::{Epoch, LinkId, LogId, TableDef};
+use crate::peer::{Hello, NodeRef, Offer, ParentUrl, Role, probe};
+use crate::sqlite::inspect;
+use crate::stream::Owner;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Preflight {
+    /// The definitions of the tables that are captured.
+    pub tables: Vec<Arc<TableDef>>,
+    /// A line for each table that is sent somewhere: table, to whom, columns.
+    pub sends: Vec<Sends>,
+    /// What an operator should know and what does not keep the node from running.
+    pub warnings: Vec<String>,
+    /// What the parent is, where it can be reached.
+    pub parent: Option<String>,
+}
+
+/// A table on its way.
+#[derive(Debug)]
+pub struct Sends {
+    /// The table.
+    pub table: String,
+    /// `parent`, `children`, or `child NAME`.
+    pub to: String,
+    /// The columns that leave.
+    pub columns: Vec<String>,
+    /// Rows in the database, estimated.
+    pub rows: u64,
+}
+
+fn invalid(code: &'static str, what: impl ToString, why: &str, advice: &str) -> NodeError {
+    NodeError::new(code, Exit::Configuration, what, why, advice)
+}
+
+/// Looks at the database and at every filter.
+pub fn preflight(settings: &Settings) -> Result<Preflight, NodeError> {
+    let Some(database) = &settings.database else { return Ok(Preflight::default()) };
+    let mut found = tables(&settings.policy, &database.path)?;
+    let policy = &settings.policy;
+    for (to, role) in destinations(policy) {
+        let name = to.strip_prefix("child ").unwrap_or_default();
+        let sieve = policy.sieve(role, name, LinkId::LOCAL);
+        for (table, rows) in &found.all {
+            let why = "nothing is sent by mistake, so a filter that does not suit its table keeps the node from starting";
+            let out = sieve.table(table).map_err(|error| {
+                invalid("WS-SEND-003", format!("[send.{}]: {error}", to.replace(' ', ".")), why, "correct the filter, or the table")
+            })?;
+            let Some(out) = out else { continue };
+            let columns = out.columns.iter().map(|column| column.name.to_string()).collect();
+            found.preflight.sends.push(Sends { table: table.name.to_string(), to: to.clone(), columns, rows: *rows });
+        }
+    }
+    check_owners(policy, &found.preflight.tables)?;
+    Ok(found.preflight)
+}
+
+/// The destinations that the configuration knows, with our role towards each.
+fn destinations(policy: &Policy) -> Vec<(String, Role)> {
+    let children = policy.child.keys().map(|name| (format!("child {name}"), Role::Parent));
+    [("parent".to_owned(), Role::Child), ("children".to_owned(), Role::Parent)].into_iter().chain(children).collect()
+}
+
+/// Owners are expressions over columns that must be there.
+fn check_owners(policy: &Policy, tables: &[Arc<TableDef>]) -> Result<(), NodeError> {
+    for table in tables {
+        if let Some(Owner::By(expression)) = policy.ownership.of(&table.name) {
+            expression.check_columns(table).map_err(|error| {
+                let why = "without its owner a row could be written by two nodes";
+                invalid("WS-OWN-003", format!("[table.{}] owner_by: {error}", table.name), why, "correct the expression, or the table")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+struct Found {
+    preflight: Preflight,
+    all: Vec<(Arc<TableDef>, u64)>,
+}
+
+/// Named tables must be capturable; a star passes over what cannot be captured, and says so.
+fn tables(policy: &Policy, path: &Path) -> Result<Found, NodeError> {
+    let inspection = inspect(path).map_err(|error| {
+        let advice = "create it, or correct [database] url (relative paths are relative to the configuration file)";
+        NodeError::new("WS-SQLITE-004", Exit::Unreachable, error, "the node needs its database at start", advice)
+    })?;
+    let mut found = Found { preflight: Preflight::default(), all: Vec::new() };
+    let mut wrong = Vec::new();
+    for table in &inspection.tables {
+        let name = &table.def.name;
+        if !policy.captures(name) {
+            continue;
+        }
+        if table.captured() {
+            found.preflight.warnings.extend(table.problems.iter().map(|problem| format!("table {name}: {problem}")));
+            found.preflight.tables.push(table.def.clone());
+            found.all.push((table.def.clone(), table.rows_estimate));
+            continue;
+        }
+        let problem = format!("table {name} cannot be followed: {}", table.problems.join("; "));
+        match policy.names(name) {
+            true => wrong.push(problem),
+            false => found.preflight.warnings.push(format!("{problem}; it is matched by a star only, and left out")),
+        }
+    }
+    let mut absent: Vec<_> = policy.selections().flat_map(|selection| selection.named()).collect();
+    absent.retain(|named| inspection.tables.iter().all(|table| table.def.name != **named));
+    absent.sort();
+    absent.dedup();
+    for named in absent {
+        let text = format!("table {named} is selected and does not exist in the database yet; it is captured from when it is created");
+        found.preflight.warnings.push(text);
+    }
+    if wrong.is_empty() {
+        return Ok(found);
+    }
+    let why = "rows that cannot be told apart cannot be updated or deleted elsewhere";
+    Err(invalid("WS-SQLITE-005", wrong.join("\n"), why, "give the table a PRIMARY KEY, or take it out of the selection"))
+}
+
+/// Asks the parent for its hello, and looks whether the link could stand. Records nothing at either end.
+pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<Option<String>, NodeError> {
+    let Some(parent) = &settings.parent else { return Ok(None) };
+    let refused = |exit, error: &dyn std::fmt::Display| {
+        NodeError::new("WS-NODE-019", exit, error, "the parent was asked as `run` would ask it", "see above; `run` keeps trying")
+    };
+    let url = ParentUrl::parse(&parent.url).map_err(|error| refused(Exit::Configuration, &error))?;
+    let node = NodeRef { name: settings.name.clone().into(), log: LogId::draw() };
+    let policy = &settings.policy;
+    let offer = |table: &Arc<TableDef>| Offer {
+        table: table.clone(),
+        under: table.fingerprint,
+        owned: policy.ownership.of(&table.name).is_some(),
+        may_diverge: policy.may_diverge.contains(&table.name),
+        whole: false,
+    };
+    let sent = preflight.tables.iter().filter(|table| policy.parent.selection.matches(&table.name));
+    let hello = Hello {
+        path: vec![node.clone()],
+        node,
+        epoch: Epoch::draw(),
+        probe: true,
+        below: Vec::new(),
+        offers: sent.map(offer).collect(),
+        received: None,
+    };
+    let answer = probe(&url, hello).await.map_err(|refusal| {
+        let exit = if refusal.retryable { Exit::Unreachable } else { Exit::Operator };
+        refused(exit, &refusal)
+    })?;
+    for offer in &answer.offers {
+        let table = &offer.table.name;
+        let both = policy.parent.selection.matches(table);
+        let owned = offer.owned && policy.ownership.of(table).is_some();
+        if both && !owned && !(offer.may_diverge && policy.may_diverge.contains(table)) {
+            let what = format!("table {table} is sent both ways between {:?} and {:?} without an owner at both ends", settings.name, answer.node.name);
+            let advice = "set [table.NAME] owner or owner_by at both, or accept it with conflicts = \"may-diverge\" at both";
+            return Err(invalid("WS-OWN-002", what, "two nodes could write one row, and nobody could say which is right", advice));
+        }
+    }
+    let tables: Vec<&str> = answer.offers.iter().map(|offer| offer.table.name.as_str()).collect();
+    Ok(Some(format!("{} at {url}, sends {}", answer.node.name, if tables.is_empty() { "nothing".into() } else { tables.join(", ") })))
+}

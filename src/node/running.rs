@@ -1,0 +1,276 @@
+//! Starting and stopping a node: its log, its database, its links, in that order.
+
+use std::path::Path;
+use std::sync::{Arc, mpsc as std_mpsc};
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::book::Book;
+use super::capture::{CaptureCommand, Capturing};
+use super::copies;
+use super::database::{ApplyState, Applying, Command, Database, other_log};
+use super::folder::Folder;
+use super::host::NodeHost;
+use super::preflight::preflight;
+use super::retention;
+use super::settings::{DatabaseSettings, Exit, NodeError, Settings};
+use super::shared::{Shared, SharedParts};
+use crate::log::segments::{Retention, SegmentLog, SegmentOptions};
+use crate::log::Log;
+use crate::model::{LinkId, TableDef, limits};
+use crate::peer::{ParentUrl, Retry, run_child};
+use crate::sqlite::{Applier, ApplierOptions, Capture, CaptureOptions, inspect};
+use crate::view::{LaneView as _, View as _};
+
+/// A running node.
+pub struct Node {
+    /// What its tasks share.
+    pub shared: Arc<Shared>,
+    /// The data folder, locked.
+    pub folder: Folder,
+    pub(super) capture_commands: Option<std_mpsc::Sender<CaptureCommand>>,
+    capture_thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+    segments: Arc<SegmentLog>,
+}
+
+/// A database that is about to be followed.
+struct Opened {
+    view: Applier,
+    capture: Capture,
+    tables: Vec<Arc<TableDef>>,
+}
+
+impl Node {
+    /// Starts everything but the HTTP server; must be called on a multi-thread runtime. On an error nothing is left
+    /// running.
+    pub async fn start(settings: Settings) -> Result<Node, NodeError> {
+        let folder = Folder::open(&settings.data_dir)?;
+        let segments = Arc::new(open_log(&settings)?);
+        let log: Arc<dyn Log> = segments.clone();
+        let book = Book::open(&settings.data_dir).map_err(|error| folder.unusable(&error))?;
+        let stop = CancellationToken::new();
+        let opened = match &settings.database {
+            Some(database) => Some(open_database(&settings, database, &log, &folder).await?),
+            None => None,
+        };
+        let (commands, receiver) = mpsc::channel(limits::DATABASE_COMMANDS_MAX);
+        let database = settings.database.as_ref().map(|database| handle(database, commands));
+        let tables = opened.as_ref().map(|opened| opened.tables.clone()).unwrap_or_default();
+        let parts = SharedParts {
+            name: settings.name.clone().into(),
+            data_dir: settings.data_dir.clone(),
+            log,
+            policy: settings.policy,
+            book,
+            database,
+            tables,
+            stop,
+        };
+        let (shared, copy_messages) = parts.build();
+        let mut node =
+            Node { shared, folder, capture_commands: None, capture_thread: std::sync::Mutex::default(), segments };
+        if let (Some(opened), Some(database)) = (opened, &settings.database) {
+            node.start_database(opened, database, receiver)?;
+        }
+        node.shared.tasks.spawn(copies::run(node.shared.clone(), copy_messages));
+        node.shared.tasks.spawn(retention::run(node.shared.clone()));
+        if let Some(parent) = &settings.parent {
+            let retry = Retry { first: parent.retry_first, max: parent.retry_max };
+            let host = Arc::new(NodeHost(node.shared.clone()));
+            let url = ParentUrl::parse(&parent.url).map_err(|refusal| {
+                let why = "the parent cannot be dialled at that address";
+                NodeError::new("WS-CFG-020", Exit::Configuration, refusal, why, "correct [parent] url")
+            })?;
+            let (stop, state) = (node.shared.stop.clone(), node.shared.dial.clone());
+            node.shared.tasks.spawn(async move { run_child(url, host, retry, stop, state).await });
+        }
+        Ok(node)
+    }
+
+    fn start_database(
+        &mut self,
+        opened: Opened,
+        database: &DatabaseSettings,
+        commands: mpsc::Receiver<Command>,
+    ) -> Result<(), NodeError> {
+        let shared = self.shared.clone();
+        let applying = Applying { shared: shared.clone(), view: Box::new(opened.view), commands };
+        shared.tasks.spawn(applying.run());
+        let (to_capture, orders) = std_mpsc::channel();
+        let (path, runtime, changed) = (database.path.clone(), Handle::current(), shared.clone());
+        let tables_changed = Box::new(move || refresh_tables(&changed, &path, &runtime));
+        let capturing =
+            Capturing { shared, capture: opened.capture, commands: orders, runtime: Handle::current(), tables_changed };
+        let thread = capturing.start().map_err(|error| self.folder.unusable(&error))?;
+        self.capture_commands = Some(to_capture);
+        *self.capture_thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+
+    /// The node as links see it.
+    pub fn host(&self) -> Arc<NodeHost> {
+        Arc::new(NodeHost(self.shared.clone()))
+    }
+
+    /// Stops every task, in order: what has been logged stays logged, what has not stays where it was.
+    pub async fn stop(&self) {
+        self.shared.stop.cancel();
+        let thread = self.capture_thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!(
+                    "error[WS-NODE-010]: the capturing thread ended badly; nothing is lost, it goes on at the next start"
+                );
+            }
+        }
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        if let Err(error) = self.segments.close() {
+            tracing::error!("error[WS-LOG-004]: closing the log: {error}; it is recovered at the next start");
+        }
+    }
+}
+
+fn handle(database: &DatabaseSettings, commands: mpsc::Sender<Command>) -> Database {
+    Database {
+        url: format!("sqlite:{}", database.path.display()),
+        path: database.path.clone(),
+        commands,
+        state: watch::Sender::new(ApplyState::default()),
+    }
+}
+
+fn open_log(settings: &Settings) -> Result<SegmentLog, NodeError> {
+    let options = SegmentOptions {
+        segment_bytes: settings.log.segment_bytes,
+        retain: Retention { time: settings.log.retain_time, bytes: settings.log.retain_bytes },
+        fsync: settings.log.fsync,
+        ..SegmentOptions::new(settings.data_dir.join("main"))
+    };
+    SegmentLog::open(options).map_err(|error| {
+        NodeError::new(
+            "WS-LOG-005",
+            Exit::Operator,
+            format!("the log cannot be opened: {error}"),
+            "a log is never served past damage, and nothing of it is deleted",
+            "run `watershed log verify` for the whole picture; put the data folder back from a backup of *both* it and the \
+             database, or move it away and run `watershed source drop database --yes` to begin a new log",
+        )
+    })
+}
+
+async fn open_database(
+    settings: &Settings,
+    database: &DatabaseSettings,
+    log: &Arc<dyn Log>,
+    folder: &Folder,
+) -> Result<Opened, NodeError> {
+    let policy = &settings.policy;
+    let captures = {
+        let selections: Vec<_> = policy.selections().cloned().collect();
+        move |table: &crate::model::TableName| selections.iter().any(|selection| selection.matches(table))
+    };
+    let found = preflight(settings)?;
+    for warning in &found.warnings {
+        tracing::warn!("{warning}");
+    }
+    let resume = log.source_cursor(LinkId::LOCAL).filter(|cursor| !folder.is_dropped(cursor));
+    let options = CaptureOptions {
+        path: database.path.clone(),
+        log: log.id(),
+        captured: Arc::new(captures),
+        spool_dir: settings.data_dir.clone(),
+        node: settings.name.clone().into(),
+        resume,
+    };
+    let capture = Capture::open(options).map_err(|error| capture_error(&error))?;
+    let options =
+        ApplierOptions { fire_triggers: database.fire_triggers, ..ApplierOptions::new(&database.path, log.id()) };
+    let mut view = Applier::open(options).map_err(|error| {
+        NodeError::new(
+            "WS-SQLITE-001",
+            Exit::Unreachable,
+            error,
+            "the node's database cannot be used",
+            "mend it and start again",
+        )
+    })?;
+    let failed = |error: crate::view::ViewError| {
+        NodeError::new(
+            "WS-SQLITE-002",
+            Exit::Failure,
+            error,
+            "the database's cursor cannot be read",
+            "mend it and start again",
+        )
+    };
+    match view.cursor().await.map_err(failed)? {
+        // A database that has never followed this log begins at its tail; what it lacks, it copies.
+        None => view.reset(Some(log.cursor_at(log.info().tail))).await.map_err(failed)?,
+        Some(cursor) => {
+            if let Err(error) = log.check(cursor) {
+                let what = if cursor.log == log.id() {
+                    format!("the database is ahead of the log: it has applied {cursor}; {error}")
+                } else {
+                    other_log(cursor, log.id())
+                };
+                return Err(NodeError::new(
+                    "WS-NODE-011",
+                    Exit::Operator,
+                    what,
+                    "the data folder was restored from a backup, or does not belong to this database",
+                    "put the newer data folder back; or, to begin a new log, move the data folder away, run `watershed source drop \
+                     database --yes`, and start again: the tables are copied afresh",
+                ));
+            }
+        }
+    }
+    let tables = selected_tables(policy, &database.path)?;
+    Ok(Opened { view, capture, tables })
+}
+
+/// Explains what capture found.
+fn capture_error(error: &crate::sqlite::CaptureError) -> NodeError {
+    if error.needs_operator() {
+        return NodeError::new(
+            "WS-NODE-012",
+            Exit::Operator,
+            error,
+            "the database file and this node's log do not belong together any more: one of them was restored, replaced or copied",
+            "put back the one that was changed; or, to accept the database as it is now, run `watershed source drop database \
+             --yes` and start again: its tables are then copied afresh by whoever follows them, and from whomever they follow",
+        );
+    }
+    let exit = if error.is_retryable() { Exit::Unreachable } else { Exit::Failure };
+    NodeError::new("WS-SQLITE-003", exit, error, "local changes could not be captured", "mend it and start again")
+}
+
+/// The definitions of the selected tables.
+fn selected_tables(policy: &super::policy::Policy, path: &Path) -> Result<Vec<Arc<TableDef>>, NodeError> {
+    let inspection = inspect(path).map_err(|error| {
+        NodeError::new("WS-SQLITE-004", Exit::Unreachable, error, "the node needs its database", "mend it")
+    })?;
+    let selected = inspection.tables.into_iter().filter(|table| policy.captures(&table.def.name) && table.captured());
+    Ok(selected.map(|table| table.def).collect())
+}
+
+/// After tables changed: peers are told what they will be sent from now on.
+fn refresh_tables(shared: &Arc<Shared>, path: &Path, runtime: &Handle) {
+    match selected_tables(&shared.policy, path) {
+        Ok(tables) => {
+            let changed = shared.tables.send_if_modified(|known| {
+                let changed = *known != tables;
+                *known = tables;
+                changed
+            });
+            if changed {
+                let host = NodeHost(shared.clone());
+                runtime.block_on(host.announce_offers());
+            }
+        }
+        Err(error) => tracing::warn!("{error}"),
+    }
+}

@@ -1,0 +1,117 @@
+//! What a node is started with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::policy::Policy;
+use crate::model::limits;
+
+/// Everything that a node needs to know; made from the configuration, or by hand in a program.
+pub struct Settings {
+    /// The node's label, unique in the tree.
+    pub name: String,
+    /// Its data folder; created if missing.
+    pub data_dir: PathBuf,
+    /// Where it serves HTTP and links; loopback only.
+    pub listen: SocketAddr,
+    /// Its parent.
+    pub parent: Option<Parent>,
+    /// Its database.
+    pub database: Option<DatabaseSettings>,
+    /// Who gets what.
+    pub policy: Policy,
+    /// How the log is kept.
+    pub log: LogSettings,
+}
+
+/// How the parent is dialled.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    /// `ws://HOST:PORT`, or a bare HOST:PORT.
+    pub url: String,
+    /// Before the second attempt.
+    pub retry_first: Duration,
+    /// Between attempts at most.
+    pub retry_max: Duration,
+}
+
+/// A SQLite database.
+#[derive(Clone, Debug)]
+pub struct DatabaseSettings {
+    /// The file; it must exist.
+    pub path: PathBuf,
+    /// Triggers of the application fire for received transactions too.
+    pub fire_triggers: bool,
+}
+
+/// How the `main` log is kept.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// What nobody needs is kept this long.
+    pub retain_time: Duration,
+    /// The log's size at most, whoever needs it.
+    pub retain_bytes: u64,
+    /// `false`: for scratch data, survives no power failure.
+    pub fsync: bool,
+    /// Of one segment file.
+    pub segment_bytes: u64,
+}
+
+impl Default for LogSettings {
+    /// A week, 50 GiB, fsync.
+    fn default() -> Self {
+        LogSettings {
+            retain_time: Duration::from_secs(7 * 86_400),
+            retain_bytes: 50 << 30,
+            fsync: true,
+            segment_bytes: limits::SEGMENT_BYTES_DEFAULT,
+        }
+    }
+}
+
+/// What an exit code says of a failure to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 1: failed.
+    Failure,
+    /// 3: the configuration is invalid.
+    Configuration,
+    /// 4: an endpoint cannot be reached.
+    Unreachable,
+    /// 5: an operator must decide.
+    Operator,
+    /// 7: the data folder is locked by another process.
+    Locked,
+}
+
+/// A node cannot start; nothing has been changed by it.
+#[derive(Debug, Error)]
+#[error("error[{code}]: {what}\nwhy: {why}\ndo: {advice}")]
+pub struct NodeError {
+    /// Greppable.
+    pub code: &'static str,
+    /// For the exit code.
+    pub exit: Exit,
+    /// What happened.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// What to do.
+    pub advice: String,
+}
+
+impl NodeError {
+    /// The three parts.
+    pub fn new(
+        code: &'static str,
+        exit: Exit,
+        what: impl ToString,
+        why: impl ToString,
+        advice: impl ToString,
+    ) -> NodeError {
+        NodeError { code, exit, what: what.to_string(), why: why.to_string(), advice: advice.to_string() }
+    }
+}

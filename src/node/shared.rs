@@ -1,0 +1,274 @@
+//! What the tasks of a node share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::book::Book;
+use super::database::Database;
+use super::policy::Policy;
+use crate::log::Log;
+use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, TableName, Timestamp};
+use crate::peer::{Below, CopyMessage, DialState, Head, LinkHandle, NodeRef, Offer, Role};
+use crate::stream::{Refused, Sieve};
+
+/// A link that stands.
+pub struct Link {
+    /// Which end we are.
+    pub role: Role,
+    /// Who is at the other end.
+    pub node: NodeRef,
+    /// Tells this connection from an earlier one with the same peer.
+    pub connection: u64,
+    /// Sends control messages.
+    pub handle: LinkHandle,
+    /// What the peer sends us.
+    pub offers: Vec<Offer>,
+    /// What is below it (a child).
+    pub below: Vec<Below>,
+    /// What we send it.
+    pub sieve: Arc<Sieve>,
+    /// Since when.
+    pub since: Timestamp,
+    /// What it has durably received of our log.
+    pub acknowledged: Option<Cursor>,
+    /// Our last heartbeat took this long to be durable there, everything before it included.
+    pub lag: Option<Duration>,
+    /// Earlier connections with the same peer that have been told to end and have not yet.
+    pub replaced: u32,
+    /// What we had received of its log, at the time it was last asked.
+    pub received: Option<Cursor>,
+    /// The tail of its log when it was first heard of on this connection.
+    pub target: Option<Position>,
+    /// The tail of our log when everything up to `target` had been received.
+    pub target_tail: Option<Position>,
+}
+
+/// A figure that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The sum so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What has happened since the node started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Local transactions logged.
+    pub captured: Counter,
+    /// Changes in them.
+    pub captured_changes: Counter,
+    /// Transactions received over links.
+    pub received: Counter,
+    /// Writes left out because the writer does not own the row (law 6).
+    pub refused: Counter,
+    /// Links that have stood.
+    pub links: Counter,
+    /// Chunks of first copies written.
+    pub copied_chunks: Counter,
+    /// Rows of first copies written.
+    pub copied_rows: Counter,
+}
+
+/// How capture is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CaptureState {
+    /// Polls that have been completed; one that started after a commit has seen it.
+    pub polls: u64,
+    /// Paused by an operator.
+    pub paused: bool,
+    /// What keeps it from going on.
+    pub error: Option<String>,
+    /// The error needs an operator.
+    pub stopped: bool,
+}
+
+/// A message of a first copy, with the peer it came from.
+pub type PeerCopy = (LinkId, CopyMessage);
+
+/// The node's shared state.
+pub struct Shared {
+    /// Its label.
+    pub name: Box<str>,
+    /// Its data folder.
+    pub data_dir: PathBuf,
+    /// Its `main` log.
+    pub log: Arc<dyn Log>,
+    /// The epoch of this run.
+    pub epoch: Epoch,
+    /// Who gets what.
+    pub policy: Policy,
+    /// Peers met.
+    pub book: Book,
+    /// Links that stand, by the peer's log.
+    links: Mutex<BTreeMap<LinkId, Link>>,
+    /// Why links do not stand, by the peer's name.
+    refusals: Mutex<BTreeMap<String, (Timestamp, String)>>,
+    /// From us up to the root.
+    pub path: watch::Sender<Vec<NodeRef>>,
+    /// Everything below us.
+    pub below: watch::Sender<Vec<Below>>,
+    /// How far other nodes' logs have travelled here.
+    pub heads: Mutex<HashMap<LogId, Head>>,
+    /// The node's database.
+    pub database: Option<Database>,
+    /// The current definitions of the database's selected tables.
+    pub tables: watch::Sender<Vec<Arc<TableDef>>>,
+    /// How capture is doing.
+    pub capture: watch::Sender<CaptureState>,
+    /// How dialling the parent is doing.
+    pub dial: watch::Sender<DialState>,
+    /// Messages of first copies, to whom it concerns.
+    pub copies: mpsc::Sender<PeerCopy>,
+    /// Woken when links, offers or lanes changed, so that copies are looked at again.
+    pub copy_wake: tokio::sync::Notify,
+    /// Tables that the peers' `copied` announcements ask to copy afresh.
+    pub announced: Mutex<Vec<(LinkId, TableName)>>,
+    /// Figures.
+    pub counters: Counters,
+    /// When the node started.
+    pub started: Timestamp,
+    /// Asks every task to stop.
+    pub stop: CancellationToken,
+    /// Every task.
+    pub tasks: TaskTracker,
+}
+
+impl Shared {
+    /// The links.
+    pub fn links(&self) -> MutexGuard<'_, BTreeMap<LinkId, Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why links do not stand.
+    pub fn refusals(&self) -> MutexGuard<'_, BTreeMap<String, (Timestamp, String)>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node, as others see it.
+    pub fn me(&self) -> NodeRef {
+        NodeRef { name: self.name.clone(), log: self.log.id() }
+    }
+
+    /// What we have durably received of that peer's log.
+    pub fn received(&self, link: LinkId) -> Option<Cursor> {
+        self.log.source_cursor(link).and_then(|cursor| Cursor::try_from(&cursor).ok())
+    }
+
+    /// The names on a link's far side: for a child it and everything below it; for the parent everything that is not
+    /// us or below us, so `None`.
+    pub fn far_side(&self, link: &Link) -> Option<Vec<Box<str>>> {
+        match link.role {
+            Role::Parent => {
+                let below = link.below.iter().map(|below| below.node.name.clone());
+                Some(below.chain([link.node.name.clone()]).collect())
+            }
+            Role::Child => None,
+        }
+    }
+
+    /// The names of this node and everything below it.
+    pub fn near_names(&self) -> Vec<Box<str>> {
+        let below = self.below.borrow();
+        below.iter().map(|below| below.node.name.clone()).chain([self.name.clone()]).collect()
+    }
+
+    /// Recomputes what is below us, from the links.
+    pub fn update_below(&self) {
+        let mut below = Vec::new();
+        for link in self.links().values().filter(|link| link.role == Role::Parent) {
+            below.push(Below { node: link.node.clone(), parent: self.name.clone() });
+            below.extend(link.below.iter().cloned());
+        }
+        self.below.send_if_modified(|known| {
+            let changed = *known != below;
+            *known = below;
+            changed
+        });
+    }
+
+    /// Sets the path to the root from the parent's path (empty: we are the root, or cut off from it).
+    pub fn update_path(&self, parent: &[NodeRef]) {
+        let path: Vec<NodeRef> = [self.me()].into_iter().chain(parent.iter().cloned()).collect();
+        self.path.send_if_modified(|known| {
+            let changed = *known != path;
+            *known = path;
+            changed
+        });
+    }
+
+    /// Notes and reports writes that are left out.
+    pub fn refused(&self, refused: &Refused) {
+        self.counters.refused.add(1);
+        tracing::warn!(table = %refused.table, "error[WS-OWN-001]: {refused} / why: a row has one writing node / do: write it there, or change its owner");
+    }
+}
+
+/// Builds the shared state; the fields that nobody sets from outside start empty.
+pub struct SharedParts {
+    /// See [`Shared`].
+    pub name: Box<str>,
+    /// See [`Shared`].
+    pub data_dir: PathBuf,
+    /// See [`Shared`].
+    pub log: Arc<dyn Log>,
+    /// See [`Shared`].
+    pub policy: Policy,
+    /// See [`Shared`].
+    pub book: Book,
+    /// See [`Shared`].
+    pub database: Option<Database>,
+    /// See [`Shared`].
+    pub tables: Vec<Arc<TableDef>>,
+    /// See [`Shared`].
+    pub stop: CancellationToken,
+}
+
+impl SharedParts {
+    /// The shared state, and where messages of first copies come out.
+    pub fn build(self) -> (Arc<Shared>, mpsc::Receiver<PeerCopy>) {
+        let epoch = self.log.info().epochs.last().map(|(epoch, _)| *epoch).unwrap_or_default();
+        let me = NodeRef { name: self.name.clone(), log: self.log.id() };
+        let (copies, receiver) = mpsc::channel(crate::model::limits::COPY_MESSAGES_MAX);
+        let shared = Shared {
+            name: self.name,
+            data_dir: self.data_dir,
+            log: self.log,
+            epoch,
+            policy: self.policy,
+            book: self.book,
+            links: Mutex::default(),
+            refusals: Mutex::default(),
+            path: watch::Sender::new(vec![me]),
+            below: watch::Sender::new(Vec::new()),
+            heads: Mutex::default(),
+            database: self.database,
+            tables: watch::Sender::new(self.tables),
+            capture: watch::Sender::new(CaptureState::default()),
+            dial: watch::Sender::new(DialState::default()),
+            copies,
+            copy_wake: tokio::sync::Notify::new(),
+            announced: Mutex::default(),
+            counters: Counters::default(),
+            started: Timestamp::now(),
+            stop: self.stop,
+            tasks: TaskTracker::new(),
+        };
+        (Arc::new(shared), receiver)
+    }
+}

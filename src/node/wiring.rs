@@ -1,0 +1,126 @@
+//! From the configuration to what a node is started with.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::{Config, ConfigError, DatabaseUrl, Fsync, SendRule, TablePattern};
+use super::policy::{Policy, SendPolicy};
+use super::settings::{DatabaseSettings, LogSettings, Parent, Settings};
+use crate::model::{TableName, limits};
+use crate::stream::{CelFilter, CelRule, Expression, Owner, Ownership, Selection};
+
+/// A segment is at most this part of the byte budget, so that retention has something to remove.
+const SEGMENTS_IN_BUDGET: u64 = 8;
+/// The smallest segment.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+
+impl Settings {
+    /// Compiles expressions and turns sections into settings.
+    ///
+    /// # Errors
+    /// What this version cannot do, and expressions that are wrong; each points at its line.
+    pub fn from_config(config: &Config) -> Result<Settings, ConfigError> {
+        config.ready()?;
+        let database = config.database.as_ref().and_then(|database| match &database.url {
+            DatabaseUrl::Sqlite(path) => {
+                Some(DatabaseSettings { path: path.clone(), fire_triggers: database.fire_triggers })
+            }
+            DatabaseUrl::Postgres(_) => None,
+        });
+        let parent = config.parent.as_ref().map(|parent| Parent {
+            url: parent.url.as_str().to_owned(),
+            retry_first: parent.retry.first.0,
+            retry_max: parent.retry.max.0,
+        });
+        Ok(Settings {
+            name: config.node.name.clone(),
+            data_dir: config.node.data_dir.clone(),
+            listen: config.node.listen.0,
+            parent,
+            database,
+            policy: policy(config)?,
+            log: log_settings(config),
+        })
+    }
+}
+
+fn log_settings(config: &Config) -> LogSettings {
+    let log = config.main_log();
+    let default = LogSettings::default();
+    let retain_bytes = log.retain.bytes.map_or(default.retain_bytes, |size| size.0);
+    let retain_time = log.retain.time.map_or(default.retain_time, |period: super::config::Period| -> Duration { period.0 });
+    LogSettings {
+        retain_time,
+        retain_bytes,
+        fsync: log.fsync == Fsync::Always,
+        segment_bytes: (retain_bytes / SEGMENTS_IN_BUDGET).clamp(SEGMENT_BYTES_MIN, limits::SEGMENT_BYTES_DEFAULT),
+    }
+}
+
+fn selection(patterns: &[TablePattern]) -> Selection {
+    let texts: Vec<&str> = patterns.iter().map(TablePattern::as_str).collect();
+    Selection::new(&texts).expect("patterns have been checked when the file was read")
+}
+
+/// Who gets what, and who owns what.
+pub fn policy(config: &Config) -> Result<Policy, ConfigError> {
+    let send = |rule: Option<&SendRule>| rule.map_or(Ok(SendPolicy::default()), |rule| send_policy(config, rule));
+    let mut child = BTreeMap::new();
+    for (name, rule) in &config.send.child {
+        child.insert(name.clone(), send_policy(config, rule)?);
+    }
+    let mut owners = HashMap::new();
+    let mut may_diverge = HashSet::new();
+    let mut captured: Vec<String> = Vec::new();
+    for (name, rule) in &config.table {
+        let table: TableName = name.parse().expect("names have been checked when the file was read");
+        if let Some(by) = &rule.owner_by {
+            owners.insert(table.clone(), Owner::By(Box::new(expression(config, &by.text, &by.span, "owner_by")?)));
+        } else if !rule.owner.is_empty() {
+            owners.insert(table.clone(), Owner::Nodes(rule.owner.iter().map(|name| name.as_str().into()).collect()));
+        }
+        if rule.may_diverge() {
+            may_diverge.insert(table.clone());
+        }
+        if rule.is_owned() {
+            captured.push(name.clone());
+        }
+    }
+    let capture = config.database.iter().flat_map(|database| &database.capture);
+    captured.extend(capture.map(|pattern| pattern.as_str().to_owned()));
+    Ok(Policy {
+        parent: send(config.send.parent.as_ref())?,
+        children: send(config.send.children.as_ref())?,
+        child,
+        ownership: Arc::new(Ownership::new(owners)),
+        may_diverge,
+        capture: Selection::new(&captured).expect("patterns have been checked when the file was read"),
+    })
+}
+
+fn send_policy(config: &Config, rule: &SendRule) -> Result<SendPolicy, ConfigError> {
+    let mut rules = Vec::new();
+    for filter in &rule.filters {
+        let when = match &filter.when {
+            Some(when) => Some(expression(config, &when.text, &when.span, "when")?),
+            None => None,
+        };
+        rules.push(CelRule {
+            tables: selection(&filter.tables),
+            when,
+            ops: (!filter.ops.is_empty()).then(|| filter.ops.iter().map(|op| op.op()).collect()),
+            drop_columns: filter.drop_columns.clone(),
+            keys_may_leave: filter.keys_may_leave,
+        });
+    }
+    Ok(SendPolicy { selection: selection(&rule.tables), filter: Arc::new(CelFilter::new(rules)) })
+}
+
+fn expression(config: &Config, text: &str, span: &Range<usize>, key: &str) -> Result<Expression, ConfigError> {
+    Expression::new(text).map_err(|error| {
+        let fix = "write CEL over row, old, table, origin and destination, as in 'row.region == \"EU\"'; try it with `watershed filter test`";
+        config.mistake_at(span, &format!("`{key}` is not a usable expression"), &error.to_string(), fix)
+    })
+}

@@ -1,0 +1,172 @@
+//! The dialling side: one attempt, a probe, and the loop that keeps a child connected for ever.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_tungstenite::client_async_with_config;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
+use tokio_util::sync::CancellationToken;
+
+use super::handshake::{read_hello, send};
+use super::host::{Hello, Host, Refusal, Role};
+use super::link;
+use super::protocol::Message;
+use super::refusal::{code, printable, refusal};
+use super::retry::Retry;
+use super::session::{Session, Timing};
+use super::socket::{SUBPROTOCOL, Socket, config};
+use super::url::{PEER_PATH, ParentUrl};
+use crate::model::Timestamp;
+
+/// How a child stands with its parent, for status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DialState {
+    /// Since when the link stands; `None` while it does not.
+    pub connected_since: Option<Timestamp>,
+    /// Attempts since the link last stood; 0 while it does.
+    pub attempts: u32,
+    /// Why the last attempt failed, or the last link ended.
+    pub last_error: Option<Refusal>,
+    /// When the next attempt is made; `None` while connected or trying.
+    pub next_attempt: Option<Timestamp>,
+}
+
+/// Keeps a link to the parent until `stop`, with the usual times.
+pub async fn run_child(
+    url: ParentUrl,
+    host: Arc<dyn Host>,
+    retry: Retry,
+    stop: CancellationToken,
+    state: watch::Sender<DialState>,
+) {
+    run_child_timed(url, host, retry, Timing::default(), stop, state).await;
+}
+
+/// Keeps a link to the parent until `stop`: dials, runs the link, and dials again when it has ended, for ever.
+pub async fn run_child_timed(
+    url: ParentUrl,
+    host: Arc<dyn Host>,
+    retry: Retry,
+    timing: Timing,
+    stop: CancellationToken,
+    state: watch::Sender<DialState>,
+) {
+    let mut down_since = Instant::now();
+    let mut failed = 0;
+    while !stop.is_cancelled() {
+        state.send_modify(|state| {
+            state.attempts += 1;
+            state.next_attempt = None;
+        });
+        let down = down_since.elapsed();
+        let mut stood = false;
+        let up = |peer: &Hello| {
+            stood = true;
+            tracing::info!(parent = &*peer.node.name, url = %url, "connected to the parent; was down for {down:.1?}");
+            let connected_since = Some(Timestamp::now());
+            state.send_modify(|state| *state = DialState { connected_since, ..DialState::default() });
+        };
+        let why = attempt(&url, &host, timing, &stop, up).await;
+        if stood {
+            down_since = Instant::now();
+            failed = 0;
+        }
+        failed += 1;
+        let wait = retry.wait(failed, why.retryable, rand::random());
+        if stop.is_cancelled() {
+            state.send_replace(DialState { last_error: Some(why), ..DialState::default() });
+            return;
+        }
+        report(&url, stood, &why, wait);
+        let next = Timestamp(Timestamp::now().0.saturating_add(wait.as_micros() as i64));
+        state.send_modify(|state| {
+            state.connected_since = None;
+            state.last_error = Some(why);
+            state.next_attempt = Some(next);
+        });
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn report(url: &ParentUrl, stood: bool, why: &Refusal, wait: Duration) {
+    let what = if stood { "the link to the parent ended" } else { "the parent could not be joined" };
+    let slow = if why.retryable { "" } else { " (an operator must decide; tried slowly)" };
+    tracing::warn!(url = %url, "{what}: {why}; next attempt in {wait:.1?}{slow}");
+}
+
+async fn attempt(
+    url: &ParentUrl,
+    host: &Arc<dyn Host>,
+    timing: Timing,
+    stop: &CancellationToken,
+    up: impl FnOnce(&Hello) + Send,
+) -> Refusal {
+    let connected = tokio::select! {
+        connected = connect(url, timing) => connected,
+        () = stop.cancelled() => return super::refusal::stopping(),
+    };
+    match connected {
+        Ok(socket) => link::run(socket, host.clone(), Role::Child, timing, stop.child_token(), up).await,
+        Err(why) => why,
+    }
+}
+
+/// Says hello to a node, hears its hello, and leaves: nothing is recorded at either end.
+///
+/// # Errors
+/// Whatever would keep the link from standing.
+pub async fn probe(url: &ParentUrl, hello: Hello) -> Result<Hello, Refusal> {
+    let timing = Timing::default();
+    let mut socket = connect(url, timing).await?;
+    let path = hello.path.clone();
+    let mut session = Session::new(Role::Child, hello.node.clone(), path, timing, Instant::now());
+    send(&mut socket.writer, Message::Hello(Hello { probe: true, ..hello })).await?;
+    read_hello(&mut socket.reader, &mut session).await
+}
+
+async fn connect(url: &ParentUrl, timing: Timing) -> Result<Socket, Refusal> {
+    let unreachable = |why: String| {
+        let todo = "check [parent] url and that the parent runs; the attempt is repeated";
+        refusal(code::UNREACHABLE, true, format!("{url} cannot be reached: {why}"), "nothing answers there", todo)
+    };
+    let connecting = async {
+        let stream = TcpStream::connect((&*url.host, url.port)).await.map_err(|e| unreachable(e.to_string()))?;
+        // A transaction must not wait for the acknowledgement of the one before it (Nagle's algorithm).
+        stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
+        let text = format!("ws://{url}{PEER_PATH}");
+        let mut request = text.into_client_request().map_err(|e| unreachable(e.to_string()))?;
+        request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        let (socket, _) =
+            client_async_with_config(request, stream, Some(config())).await.map_err(|e| no_node(url, e))?;
+        Ok(Socket::from_tungstenite(socket))
+    };
+    match tokio::time::timeout(timing.connect, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(unreachable(format!("no answer within {:?}", timing.connect))),
+    }
+}
+
+/// Something answered, but not as a node does.
+fn no_node(url: &ParentUrl, error: tungstenite::Error) -> Refusal {
+    let (retryable, what) = match error {
+        tungstenite::Error::Io(error) => (true, format!("{url} broke off: {error}")),
+        tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete) => (true, format!("{url} broke off")),
+        tungstenite::Error::Http(answer) => (answer.status().is_server_error(), answered(url, &answer)),
+        error => (false, format!("{url} does not speak {SUBPROTOCOL}: {error}")),
+    };
+    let why = "what listens there is no Watershed node, or one that does not let this one in";
+    refusal(code::NOT_A_NODE, retryable, what, why, "check [parent] url, and the parent's log")
+}
+
+fn answered(url: &ParentUrl, answer: &Response<Option<Vec<u8>>>) -> String {
+    let body = answer.body().as_deref().unwrap_or_default();
+    let body = printable(&String::from_utf8_lossy(&body[..body.len().min(500)]));
+    format!("{url} answered {} {body}", answer.status())
+}

@@ -1,0 +1,230 @@
+//! The messages as protobuf. Field numbers are never used again for anything else; `docs/PROTOCOL.md` lists them.
+
+use bytes::Bytes;
+use prost::{Message, Oneof};
+
+/// What every WebSocket message carries.
+#[derive(Clone, PartialEq, Message)]
+pub struct Envelope {
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    pub kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Kind {
+    #[prost(message, tag = "1")]
+    Hello(HelloWire),
+    #[prost(message, tag = "2")]
+    Entries(EntriesWire),
+    #[prost(message, tag = "3")]
+    Acknowledge(AcknowledgeWire),
+    #[prost(message, tag = "4")]
+    Heartbeat(HeartbeatWire),
+    #[prost(message, tag = "5")]
+    HeartbeatEcho(EchoWire),
+    #[prost(message, tag = "6")]
+    Path(PathWire),
+    #[prost(message, tag = "7")]
+    Below(BelowListWire),
+    #[prost(message, tag = "8")]
+    Offers(OffersWire),
+    #[prost(message, tag = "9")]
+    CopyRequest(CopyRequestWire),
+    #[prost(message, tag = "10")]
+    CopyChunk(CopyChunkWire),
+    #[prost(message, tag = "11")]
+    CopyRefused(CopyRefusedWire),
+    #[prost(message, tag = "12")]
+    Failure(FailureWire),
+    #[prost(message, tag = "13")]
+    Bye(ByeWire),
+    #[prost(message, tag = "14")]
+    Fragment(FragmentWire),
+}
+
+/// A part of the encoding of an envelope that is too large for one WebSocket message.
+#[derive(Clone, PartialEq, Message)]
+pub struct FragmentWire {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub bytes: Bytes,
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CursorWire {
+    #[prost(fixed64, tag = "1")]
+    pub log_high: u64,
+    #[prost(fixed64, tag = "2")]
+    pub log_low: u64,
+    #[prost(fixed64, tag = "3")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "4")]
+    pub position: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct NodeWire {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(fixed64, tag = "2")]
+    pub log_high: u64,
+    #[prost(fixed64, tag = "3")]
+    pub log_low: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BelowWire {
+    #[prost(message, optional, tag = "1")]
+    pub node: Option<NodeWire>,
+    #[prost(string, tag = "2")]
+    pub parent: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct OfferWire {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub table: Bytes,
+    #[prost(fixed64, tag = "2")]
+    pub under: u64,
+    #[prost(bool, tag = "3")]
+    pub owned: bool,
+    #[prost(bool, tag = "4")]
+    pub may_diverge: bool,
+    #[prost(bool, tag = "5")]
+    pub whole: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct HelloWire {
+    #[prost(uint32, tag = "1")]
+    pub protocol: u32,
+    #[prost(message, optional, tag = "2")]
+    pub node: Option<NodeWire>,
+    #[prost(fixed64, tag = "3")]
+    pub epoch: u64,
+    #[prost(bool, tag = "4")]
+    pub probe: bool,
+    #[prost(message, repeated, tag = "5")]
+    pub path: Vec<NodeWire>,
+    #[prost(message, repeated, tag = "6")]
+    pub below: Vec<BelowWire>,
+    #[prost(message, repeated, tag = "7")]
+    pub offers: Vec<OfferWire>,
+    #[prost(message, optional, tag = "8")]
+    pub received: Option<CursorWire>,
+    #[prost(string, tag = "9")]
+    pub software: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct EntriesWire {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub tables: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub entries: Vec<Bytes>,
+    #[prost(message, optional, tag = "3")]
+    pub upto: Option<CursorWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct AcknowledgeWire {
+    #[prost(message, optional, tag = "1")]
+    pub received: Option<CursorWire>,
+    #[prost(uint64, tag = "2")]
+    pub credits: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct HeadWire {
+    #[prost(message, optional, tag = "1")]
+    pub node: Option<NodeWire>,
+    #[prost(message, optional, tag = "2")]
+    pub cursor: Option<CursorWire>,
+    #[prost(sint64, tag = "3")]
+    pub time: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct HeartbeatWire {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub heads: Vec<HeadWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct EchoWire {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PathWire {
+    #[prost(message, repeated, tag = "1")]
+    pub path: Vec<NodeWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BelowListWire {
+    #[prost(message, repeated, tag = "1")]
+    pub below: Vec<BelowWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct OffersWire {
+    #[prost(message, repeated, tag = "1")]
+    pub offers: Vec<OfferWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CopyRequestWire {
+    #[prost(string, tag = "1")]
+    pub table: String,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub after: Option<Bytes>,
+    #[prost(message, optional, tag = "3")]
+    pub received: Option<CursorWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CopyChunkWire {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub table: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub after: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub upto: Option<Bytes>,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub rows: Bytes,
+    #[prost(uint64, optional, tag = "5")]
+    pub left: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub settled: Option<u64>,
+    #[prost(fixed64, tag = "7")]
+    pub under: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CopyRefusedWire {
+    #[prost(string, tag = "1")]
+    pub table: String,
+    #[prost(string, tag = "2")]
+    pub why: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct FailureWire {
+    #[prost(string, tag = "1")]
+    pub code: String,
+    #[prost(string, tag = "2")]
+    pub message: String,
+    #[prost(bool, tag = "3")]
+    pub retryable: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ByeWire {
+    #[prost(string, tag = "1")]
+    pub why: String,
+}

@@ -1,0 +1,120 @@
+//! One chunk of a first copy, written together with the lane's progress.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::pass::{restore_sequence, sequence};
+use super::write::{Mode, RowFail, Writer};
+use super::{Applier, view_error};
+use crate::model::{Row, TableDef, limits};
+use crate::sqlite::range::{KeyRange, key_of, read_rows};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, RowGuard, ViewError};
+
+impl Applier {
+    pub(super) fn write_chunk(
+        &mut self,
+        chunk: &CopyChunk,
+        scope: &CopyScope,
+        mine: RowGuard<'_>,
+    ) -> Result<(), ViewError> {
+        let name = &chunk.table.name;
+        let lane = self.lanes.get(name).cloned();
+        let Some(Lane { after, state: LaneState::Copying { from, done, rows }, .. }) = lane else {
+            return Err(ViewError::Failed(format!("{name} is not being copied: {:?}", lane.map(|lane| lane.state))));
+        };
+        if done != chunk.after {
+            return Err(ViewError::Failed(format!(
+                "a chunk of {name} does not continue the copy: expected after {done:?}, got {:?}",
+                chunk.after
+            )));
+        }
+        self.write_rows(chunk, scope, mine, after)?;
+        let last = chunk.rows.last().map(|row| key_of(&chunk.table, row));
+        let state = LaneState::Copying {
+            from,
+            done: chunk.upto.clone().or(last).or(done),
+            rows: rows.saturating_add(chunk.rows.len() as u64),
+        };
+        self.put_lane(Lane { table: name.clone(), after, state })
+    }
+
+    fn write_rows(
+        &mut self,
+        chunk: &CopyChunk,
+        scope: &CopyScope,
+        mine: RowGuard<'_>,
+        position: crate::model::Position,
+    ) -> Result<(), ViewError> {
+        let options = &self.options;
+        let def = &chunk.table;
+        let fail = |error| view_error(options, error);
+        let table = |why: String| ViewError::Table { table: def.name.clone(), position, why };
+        let row_fail = |row_fail: RowFail| match row_fail {
+            RowFail::Sql(error, sql) if super::write::is_tables(&error) => table(format!("{error}; statement: {sql}")),
+            RowFail::Sql(error, _) => fail(error),
+            RowFail::Conflict(why) => table(why),
+        };
+        let target = match self.targets.get(&self.conn, def).map_err(fail)? {
+            Ok(target) => target,
+            Err(why) => return Err(table(why)),
+        };
+        if target.key.is_empty() && (chunk.after.is_some() || chunk.upto.is_some()) {
+            return Err(table("a table without a key is copied in one chunk".to_owned()));
+        }
+        let has_sequence = target.sequence;
+        let before = if has_sequence { sequence(&self.conn, &def.name).map_err(fail)? } else { None };
+        if let Some(bad) = chunk.rows.iter().find(|row| row.len() != def.columns.len()) {
+            let (expected, got) = (def.columns.len(), bad.len());
+            return Err(table(format!("a row has {got} values, its definition {expected} columns")));
+        }
+        let mut writer = Writer { conn: &self.conn, target, mode: Mode::Convergent };
+        if *scope == CopyScope::All {
+            remove_missing(&mut writer, chunk, mine, &fail, &row_fail)?;
+        }
+        for row in chunk.rows.iter().filter(|row| !mine(def, row)) {
+            writer.put(row).map_err(row_fail)?;
+        }
+        if has_sequence {
+            restore_sequence(&self.conn, &def.name, before).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes the rows of the chunk's key range that it does not have, a bounded number at a time.
+fn remove_missing(
+    writer: &mut Writer<'_>,
+    chunk: &CopyChunk,
+    mine: RowGuard<'_>,
+    fail: &dyn Fn(rusqlite::Error) -> ViewError,
+    row_fail: &dyn Fn(RowFail) -> ViewError,
+) -> Result<(), ViewError> {
+    let def: &Arc<TableDef> = &chunk.table;
+    // Keys equal only under a collation count as different: the row is then removed and written as it came.
+    let kept: HashSet<Vec<(u8, &[u8])>> = match def.key_columns().as_slice() {
+        [] => HashSet::new(),
+        keys => {
+            chunk.rows.iter().map(|row| keys.iter().map(|&i| (row[i].kind as u8, &*row[i].text)).collect()).collect()
+        }
+    };
+    let mut after: Option<Row> = chunk.after.clone();
+    loop {
+        let range = KeyRange { after: after.as_ref(), upto: chunk.upto.as_ref() };
+        let rows =
+            read_rows(writer.conn, def, range, limits::COPY_CHUNK_ROWS, limits::COPY_CHUNK_BYTES).map_err(fail)?;
+        let keyless = def.key_columns().is_empty();
+        let mut removed = 0;
+        for row in &rows.rows {
+            let key = key_of(def, row);
+            let there = !keyless && kept.contains(&key.iter().map(|v| (v.kind as u8, &*v.text)).collect::<Vec<_>>());
+            if !there && !mine(def, row) {
+                removed += writer.delete(row).map_err(row_fail)?;
+            }
+        }
+        match rows.upto {
+            Some(upto) if !keyless => after = Some(upto),
+            Some(_) if removed > 0 => {}
+            _ => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Trees of real processes on real files.
+
+mod decisions;
+mod kills;
+mod levels;
+mod site;

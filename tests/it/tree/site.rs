@@ -1,0 +1,233 @@
+//! A node as a real process on real files, and the shell that writes to its database.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long any condition is waited for, on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The folder of a tree, removed at the end unless the test failed.
+pub struct Ground {
+    dir: tempfile::TempDir,
+}
+
+impl Ground {
+    pub fn new() -> Ground {
+        Ground { dir: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A site with an empty SQLite database; `schema` is run in the shell.
+    pub fn site(&self, name: &str, schema: &str) -> Site {
+        let dir = self.path().join(name);
+        fs::create_dir_all(&dir).expect("a folder");
+        let site = Site { name: name.into(), port: free_port(), dir, process: None, extra: String::new() };
+        site.sql(schema);
+        site
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+/// One node.
+pub struct Site {
+    pub name: String,
+    pub port: u16,
+    pub dir: PathBuf,
+    process: Option<Child>,
+    extra: String,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.dir.join("node.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- log of {}:\n{}", self.name, lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}
+
+impl Site {
+    /// Writes the configuration: `sections` after `[node]` and `[database]`.
+    pub fn configure(&mut self, parent: Option<u16>, sections: &str) {
+        self.extra = sections.into();
+        let parent = match parent {
+            Some(port) => format!("[parent]\nurl = \"127.0.0.1:{port}\"\nretry = {{ first = \"0.1s\", max = \"1s\" }}\n"),
+            None => String::new(),
+        };
+        let text = format!(
+            "[node]\nname = \"{}\"\ndata_dir = \"data\"\nlisten = \"127.0.0.1:{}\"\n\n{parent}\n[database]\nurl = \"sqlite:shop.db\"\n\n{sections}\n",
+            self.name, self.port
+        );
+        fs::write(self.config(), text).expect("a configuration");
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("watershed.toml")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.dir.join("shop.db")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Starts the process; its log goes to `node.log`.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        let log = File::options().create(true).append(true).open(self.dir.join("node.log")).expect("a log file");
+        let errors = log.try_clone().expect("a log file");
+        let process = Command::new(env!("CARGO_BIN_EXE_watershed"))
+            .args(["run", "-c"])
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn();
+        self.process = Some(process.expect("the binary starts"));
+    }
+
+    /// Starts and waits until it is ready.
+    pub fn up(&mut self) {
+        self.start();
+        self.wait_healthy();
+    }
+
+    pub fn wait_healthy(&mut self) {
+        let started = Instant::now();
+        while !self.get("/healthz").is_some_and(|(code, _)| code == 200) {
+            if let Some(process) = &mut self.process
+                && let Ok(Some(status)) = process.try_wait()
+            {
+                panic!("{} has ended: {status}", self.name);
+            }
+            assert!(started.elapsed() < DEADLINE, "{} does not become healthy", self.name);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn wait_ready(&self) {
+        wait(&format!("{} is ready", self.name), || self.get("/readyz").is_some_and(|(code, _)| code == 200));
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        let mut process = self.process.take()?;
+        let pid = process.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().expect("kill");
+        process.wait().expect("it ends").code()
+    }
+
+    /// Waits for a process that ends by itself; its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        let mut process = self.process.take()?;
+        let started = Instant::now();
+        loop {
+            if let Some(status) = process.try_wait().expect("a child") {
+                return status.code();
+            }
+            if started.elapsed() > DEADLINE {
+                let _ = process.kill();
+                panic!("{} should have ended by itself", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("node.log")).unwrap_or_default()
+    }
+
+    /// A GET on loopback: status and body.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(5))).build().into();
+        let mut response = agent.get(format!("http://127.0.0.1:{}{path}", self.port)).call().ok()?;
+        Some((response.status().as_u16(), response.body_mut().read_to_string().ok()?))
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        let body = self.get("/v1/status").map(|(_, body)| body).unwrap_or_default();
+        serde_json::from_str(&body).unwrap_or_default()
+    }
+
+    /// Runs the command line with this site's configuration.
+    pub fn watershed(&self, args: &[&str]) -> Output {
+        watershed(args, Some(&self.config()))
+    }
+
+    /// SQL in the `sqlite3` shell, a process of its own; gives its output.
+    pub fn sql(&self, sql: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let output = self.try_sql(sql);
+            if output.status.success() {
+                return String::from_utf8_lossy(&output.stdout).into_owned();
+            }
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(error.contains("locked") && started.elapsed() < DEADLINE, "{}: {sql}: {error}", self.name);
+        }
+    }
+
+    pub fn try_sql(&self, sql: &str) -> Output {
+        let mut shell = Command::new("sqlite3");
+        shell.args(["-bail", "-batch", "-cmd", ".timeout 20000"]).arg(self.database()).arg(sql);
+        shell.output().expect("the sqlite3 shell is installed")
+    }
+}
+
+/// Runs the command line.
+pub fn watershed(args: &[&str], config: Option<&Path>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_watershed"));
+    command.args(args).stdin(Stdio::null());
+    if let Some(config) = config {
+        command.arg("-c").arg(config);
+    }
+    command.output().expect("the binary starts")
+}
+
+/// Waits for a condition.
+pub fn wait(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < DEADLINE, "it does not come about: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until a query gives the same at every site.
+pub fn wait_equal(sql: &str, sites: &[&Site]) -> String {
+    let mut last = Vec::new();
+    let started = Instant::now();
+    loop {
+        let results: Vec<String> = sites.iter().map(|site| site.sql(sql)).collect();
+        if results.iter().all(|result| *result == results[0]) {
+            return results[0].clone();
+        }
+        assert!(started.elapsed() < DEADLINE, "{sql}: {results:?} (before: {last:?})");
+        last = results;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
