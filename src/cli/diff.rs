@@ -6,8 +6,12 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Exit, ExitError, Global, output};
-use crate::model::TableName;
+use crate::model::{TableName, Value};
 use crate::node::config::{Config, DatabaseUrl, Overrides};
+use crate::node::entry_json::write_value;
+use crate::sqlite::{
+    DiffOptions, Repaired, RowDiff, RowDiffKind, Side, SqliteError, TableDiff, diff_table, list_tables, repair_table,
+};
 
 /// Compare two databases table by table
 #[derive(Debug, Args)]
@@ -31,33 +35,53 @@ pub(super) struct Diff {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Differing keys to show per table
+    /// Differing rows to show per table
     #[arg(long, value_name = "N", default_value_t = 10)]
     max: usize,
 }
 
-/// What was found in one table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TableDiff {
-    /// Its name.
-    pub table: String,
-    /// Rows compared.
-    pub rows: u64,
-    /// Rows that only A has.
-    pub only_a: u64,
-    /// Rows that only B has.
-    pub only_b: u64,
-    /// Rows with the same key and other values.
-    pub differ: u64,
-    /// Rows of B that were repaired.
-    pub repaired: u64,
-    /// Keys of differing rows, at most `max`.
-    pub keys: Vec<String>,
+/// What was found in one table, and done about it.
+struct Found {
+    table: TableName,
+    diff: TableDiff,
+    repaired: Option<Repaired>,
 }
 
-impl TableDiff {
+impl Found {
     fn is_equal(&self) -> bool {
-        self.only_a + self.only_b + self.differ == 0
+        self.diff.is_equal()
+    }
+
+    /// Sides and columns that are missing, as a text.
+    fn missing(&self) -> String {
+        let side = |side: &Side| if *side == Side::A { "a" } else { "b" };
+        let sides = self.diff.missing_in.iter().map(|missing| format!("missing in {}", side(missing)));
+        let only = |columns: &[Box<str>], side: &str| {
+            (!columns.is_empty()).then(|| format!("only {side} has the columns {}", columns.join(", ")))
+        };
+        let (a, b) = (only(&self.diff.columns_only_a, "a"), only(&self.diff.columns_only_b, "b"));
+        sides.chain(a).chain(b).collect::<Vec<_>>().join("; ")
+    }
+
+    fn rows(&self) -> Vec<String> {
+        self.diff.rows.iter().map(row_text).collect()
+    }
+}
+
+fn row_text(row: &RowDiff) -> String {
+    let text = |value: &Value| {
+        let mut text = String::new();
+        write_value(&mut text, value, "");
+        text
+    };
+    let key = row.key.iter().map(text).collect::<Vec<_>>().join(", ");
+    match &row.kind {
+        RowDiffKind::Only(Side::A) => format!("({key}) only in a"),
+        RowDiffKind::Only(Side::B) => format!("({key}) only in b"),
+        RowDiffKind::Values(values) => {
+            let each = values.iter().map(|(column, a, b)| format!("{column}: {} in a, {} in b", text(a), text(b)));
+            format!("({key}) {}", each.collect::<Vec<_>>().join("; "))
+        }
     }
 }
 
@@ -67,35 +91,69 @@ impl Diff {
         if self.repair {
             output::confirm(self.yes, &format!("change rows of {} to those of {}", b.display(), a.display()))?;
         }
-        let found = compare(&a, &b, &self.tables, self.repair, self.max)?;
-        let equal = found.iter().all(|table| table.is_equal() || table.repaired > 0);
-        self.print(global.json, &found, equal)?;
+        let found = self.compare(&a, &b)?;
+        let equal = found.iter().all(Found::is_equal);
+        print(global.json, &found, equal)?;
         if equal { Ok(()) } else { Err(ExitError::quiet(Exit::Differences)) }
     }
 
-    fn print(&self, as_json: bool, found: &[TableDiff], equal: bool) -> Result<(), ExitError> {
-        if as_json {
-            let tables = found.iter().map(|table| {
-                json!({
-                    "table": table.table, "rows": table.rows, "only_a": table.only_a, "only_b": table.only_b,
-                    "differ": table.differ, "repaired": table.repaired, "keys": table.keys,
-                })
-            });
-            return output::object(json!({ "equal": equal, "tables": tables.collect::<Vec<_>>() }));
+    /// Compares the tables asked for, all that either has when none are; what is repaired is compared again.
+    fn compare(&self, a: &Path, b: &Path) -> Result<Vec<Found>, ExitError> {
+        let mut tables = self.tables.clone();
+        if tables.is_empty() {
+            tables = list_tables(a).map_err(failed)?;
+            tables.extend(list_tables(b).map_err(failed)?);
+            tables.sort();
+            tables.dedup();
         }
-        let rows: Vec<Vec<String>> = found
-            .iter()
-            .map(|table| {
-                let numbers = [table.rows, table.only_a, table.only_b, table.differ, table.repaired];
-                std::iter::once(table.table.clone()).chain(numbers.iter().map(u64::to_string)).collect()
-            })
-            .collect();
-        output::line(&output::table(&["TABLE", "ROWS", "ONLY A", "ONLY B", "DIFFER", "REPAIRED"], &rows))?;
-        for table in found.iter().filter(|table| !table.keys.is_empty()) {
-            output::line(&format!("{}: {}", table.table, table.keys.join(", ")))?;
-        }
-        Ok(())
+        let options = DiffOptions { rows_max: self.max, ..DiffOptions::default() };
+        let each = tables.into_iter().map(|table| {
+            let mut diff = diff_table(a, b, &table, options).map_err(failed)?;
+            let mut repaired = None;
+            if self.repair && diff.different > 0 {
+                repaired = Some(repair_table(a, b, &table, &mut |_| {}).map_err(failed)?);
+                diff = diff_table(a, b, &table, options).map_err(failed)?;
+            }
+            Ok(Found { table, diff, repaired })
+        });
+        each.collect()
     }
+}
+
+fn failed(error: SqliteError) -> ExitError {
+    let exit = if error.is_retryable() { Exit::Unreachable } else { Exit::Failure };
+    let fix = "is each a SQLite database, and do both have the table? try again when its writer has finished";
+    ExitError::new("WS-CLI-022", exit, "the databases cannot be compared", error, fix)
+}
+
+fn print(as_json: bool, found: &[Found], equal: bool) -> Result<(), ExitError> {
+    let hex = |digest: &[u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let changed = |found: &Found| found.repaired.map_or(0, |repaired| repaired.written + repaired.removed);
+    if as_json {
+        let tables = found.iter().map(|one| {
+            let diff = &one.diff;
+            json!({
+                "table": one.table.as_str(), "equal": one.is_equal(), "rows_a": diff.rows_a, "rows_b": diff.rows_b,
+                "differ": diff.different, "settled": diff.settled, "repaired": changed(one), "missing": one.missing(),
+                "rows": one.rows(), "digest_a": hex(&diff.digest_a), "digest_b": hex(&diff.digest_b),
+            })
+        });
+        return output::object(json!({ "equal": equal, "tables": tables.collect::<Vec<_>>() }));
+    }
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|one| {
+            let result = if one.is_equal() { "equal".to_string() } else { format!("DIFFERENT {}", one.missing()) };
+            let numbers = [one.diff.rows_a, one.diff.rows_b, one.diff.different, changed(one)];
+            let numbers = numbers.iter().map(u64::to_string);
+            std::iter::once(one.table.to_string()).chain(numbers).chain([result.trim_end().to_string()]).collect()
+        })
+        .collect();
+    output::line(&output::table(&["TABLE", "ROWS A", "ROWS B", "DIFFER", "REPAIRED", "RESULT"], &rows))?;
+    for one in found.iter().filter(|one| !one.diff.rows.is_empty()) {
+        output::line(&format!("\n{}\n  {}", one.table, one.rows().join("\n  ")))?;
+    }
+    Ok(())
 }
 
 /// The database that is meant: a URL, or the one of a node.
@@ -120,15 +178,4 @@ fn side(text: &str) -> Result<PathBuf, ExitError> {
 fn not_a_side(text: &str, why: &str) -> ExitError {
     let message = format!("{} cannot be compared", crate::node::config::redact(text));
     ExitError::new("WS-CLI-016", Exit::Usage, message, why, "give sqlite:PATH or a node's configuration file")
-}
-
-/// Compares the tables of two SQLite files, all that either has when `tables` is empty.
-fn compare(
-    _a: &Path,
-    _b: &Path,
-    _tables: &[TableName],
-    _repair: bool,
-    _max: usize,
-) -> Result<Vec<TableDiff>, ExitError> {
-    Err(ExitError::not_connected("diff"))
 }

@@ -3,10 +3,10 @@
 use std::io::Read;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::{Exit, ExitError, Global, output};
-use crate::model::{Column, Kind, TableDef, Value, limits};
+use crate::model::{Column, Kind, Row, TableDef, TableName, Value, limits};
 use crate::stream::{Expression, ExpressionError, Scope};
 
 /// Filters, tried out
@@ -35,8 +35,8 @@ pub(super) struct Test {
     #[arg(long, value_name = "JSON")]
     row: Vec<String>,
     /// The value of `table`
-    #[arg(long, default_value = "")]
-    table: String,
+    #[arg(long)]
+    table: Option<TableName>,
     /// The value of `origin`
     #[arg(long, default_value = "")]
     origin: String,
@@ -48,6 +48,7 @@ pub(super) struct Test {
 impl Filter {
     pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
         let Action::Test(test) = self.action;
+        let expression = Expression::new(&test.expr).map_err(wrong)?;
         let mut rows = test.row.clone();
         if rows.is_empty() {
             let mut text = String::new();
@@ -55,7 +56,7 @@ impl Filter {
             rows = text.lines().filter(|line| !line.trim().is_empty()).map(Into::into).collect();
         }
         for (index, text) in rows.iter().enumerate() {
-            let row: Json = serde_json::from_str(text).ok().filter(Json::is_object).ok_or_else(|| {
+            let row: Map<String, Json> = serde_json::from_str(text).map_err(|_| {
                 let why = format!("row {} is: {text}", index + 1);
                 ExitError::new(
                     "WS-CLI-015",
@@ -65,7 +66,7 @@ impl Filter {
                     "write {\"column\": value}",
                 )
             })?;
-            let passes = evaluate(&test, &row)?;
+            let passes = evaluate(&expression, &test, &row).map_err(wrong)?;
             match global.json {
                 true => output::object(json!({ "passes": passes, "row": row }))?,
                 false => output::line(&format!("{}  {text}", if passes { "pass" } else { "drop" }))?,
@@ -75,34 +76,30 @@ impl Filter {
     }
 }
 
-/// Compiles the expression and evaluates it over one row, as if it were inserted.
-fn evaluate(test: &Test, row: &Json) -> Result<bool, ExitError> {
-    let wrong = |error: ExpressionError| {
-        let fix = "write CEL over row, old, table, origin and destination: row.region == \"EU\"";
-        ExitError::new("WS-CLI-018", Exit::Failure, error, "a filter that fails stops its link, and nothing is sent by mistake", fix)
-    };
-    let expression = Expression::new(&test.expr).map_err(wrong)?;
-    let name = if test.table.is_empty() { "row" } else { &test.table };
-    let name = name.parse().map_err(|error| ExitError::new("WS-CLI-019", Exit::Usage, error, "--table names no table", "give a table's name"))?;
-    let (mut columns, mut values) = (Vec::new(), Vec::new());
-    for (column, value) in row.as_object().into_iter().flatten() {
-        let type_name = if value.is_boolean() { "boolean" } else { "" };
-        columns.push(Column { name: column.as_str().into(), type_name: type_name.into(), key: 0 });
-        values.push(value_of(value));
-    }
+/// Evaluates the expression over one row.
+fn evaluate(expression: &Expression, test: &Test, row: &Map<String, Json>) -> Result<bool, ExpressionError> {
+    let (columns, row): (Vec<Column>, Row) = row.iter().map(|(name, value)| column(name, value)).unzip();
+    let name = test.table.clone().unwrap_or_else(|| "rows".parse().expect("a table name"));
     let table = TableDef::new(name, columns);
-    expression.check_columns(&table).map_err(wrong)?;
-    let scope = Scope { table: &table, row: Some(&values), old: None, origin: &test.origin, destination: &test.destination };
-    expression.test(&scope).map_err(wrong)
+    expression.check_columns(&table)?;
+    let (origin, destination) = (test.origin.as_str(), test.destination.as_str());
+    expression.test(&Scope { table: &table, row: Some(&row), old: None, origin, destination })
 }
 
-fn value_of(value: &Json) -> Value {
-    match value {
-        Json::Null => Value::NULL,
-        Json::Bool(flag) => Value::new(Kind::Typed, if *flag { "t" } else { "f" }),
-        Json::Number(number) if number.is_i64() => Value::new(Kind::Integer, number.to_string()),
-        Json::Number(number) => Value::new(Kind::Real, number.to_string()),
-        Json::String(text) => Value::new(Kind::Text, text.clone()),
-        other => Value::new(Kind::Text, other.to_string()),
-    }
+/// A JSON value as a column of a row.
+fn column(name: &str, value: &Json) -> (Column, Value) {
+    let (type_name, value) = match value {
+        Json::Null => ("", Value::NULL),
+        Json::Bool(value) => ("boolean", Value::new(Kind::Typed, if *value { "t" } else { "f" })),
+        Json::Number(number) if number.is_i64() => ("", Value::new(Kind::Integer, number.to_string())),
+        Json::Number(number) => ("", Value::new(Kind::Real, number.to_string())),
+        Json::String(text) => ("", Value::new(Kind::Text, text.clone())),
+        other => ("", Value::new(Kind::Text, other.to_string())),
+    };
+    (Column { name: name.into(), type_name: type_name.into(), key: 0 }, value)
+}
+
+fn wrong(error: ExpressionError) -> ExitError {
+    let why = "an expression may use row, old, table, origin and destination, and gives true or false";
+    ExitError::new("WS-CLI-021", Exit::Failure, error, why, "correct the expression, or the row")
 }

@@ -50,6 +50,7 @@ fn ordered<'a>(keys: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
 fn scalar(value: &Json) -> String {
     match value {
         Json::Null => "-".into(),
+        Json::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
         Json::String(text) => text.replace('\n', " "),
         Json::Array(list) => list.iter().map(scalar).collect::<Vec<_>>().join(", "),
         Json::Object(fields) => ordered(fields.keys())

@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 
 use super::admin::escape;
 use super::{ExitError, Global, output};
+use crate::model::limits;
 
 /// The nodes that this one is linked with
 #[derive(Debug, Args)]
@@ -42,7 +43,7 @@ impl Peer {
         let (verb, name) = match self.action {
             Action::Ls { tree: false } => {
                 let status = global.admin()?.get("/v1/status")?;
-                let peers = serde_json::json!({ "peers": status["peers"] });
+                let peers = serde_json::json!({ "peers": status["links"] });
                 return output::listing(global.json, peers, "peers");
             }
             Action::Ls { tree: true } => return tree(global),
@@ -59,24 +60,52 @@ fn tree(global: &Global) -> Result<(), ExitError> {
     if global.json {
         return output::object(answer);
     }
-    let root = answer.get("tree").or_else(|| answer.get("root")).unwrap_or(&answer);
-    let mut text = String::new();
-    draw(root, "", "", &mut text, 0);
-    output::line(&text)
+    output::line(&draw(&answer))
 }
 
-/// Draws a node `{name, state?, children: […]}` and what is below it.
-fn draw(node: &Json, first: &str, rest: &str, text: &mut String, depth: usize) {
-    let name = node["name"].as_str().unwrap_or("?");
-    let state = node["state"].as_str().map(|state| format!("  {state}")).unwrap_or_default();
-    text.push_str(&format!("{first}{name}{state}\n"));
-    let children = node["children"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if depth >= crate::model::limits::PATH_NODES_MAX {
+/// Draws `{node, path: [{name}], below: [{name, parent}]}`: the way from the root to the node asked, and what is below it.
+fn draw(tree: &Json) -> String {
+    let list = |key: &str| tree[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    let name = |node: &Json| node["name"].as_str().unwrap_or("?").to_string();
+    let mut text = String::new();
+    let mut indent = String::new();
+    for (depth, node) in list("path").iter().enumerate() {
+        let branch = if depth == 0 { "" } else { "└── " };
+        let here = if node["name"] == tree["node"] { "  (this node)" } else { "" };
+        text.push_str(&format!("{indent}{branch}{}{here}\n", name(node)));
+        indent.push_str(if depth == 0 { "" } else { "    " });
+    }
+    let own = tree["node"].as_str().unwrap_or("?");
+    draw_below(own, list("below"), &indent, limits::PATH_NODES_MAX, &mut text);
+    text
+}
+
+fn draw_below(parent: &str, nodes: &[Json], indent: &str, depth_left: usize, text: &mut String) {
+    let children: Vec<&Json> = nodes.iter().filter(|node| node["parent"] == parent).collect();
+    if depth_left == 0 {
         return;
     }
     for (index, child) in children.iter().enumerate() {
         let last = index + 1 == children.len();
         let (branch, below) = if last { ("└── ", "    ") } else { ("├── ", "│   ") };
-        draw(child, &format!("{rest}{branch}"), &format!("{rest}{below}"), text, depth + 1);
+        let name = child["name"].as_str().unwrap_or("?");
+        text.push_str(&format!("{indent}{branch}{name}\n"));
+        draw_below(name, nodes, &format!("{indent}{below}"), depth_left - 1, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_drawn_from_the_root_to_what_is_below() {
+        let node = |name: &str, parent: &str| serde_json::json!({ "name": name, "log": "", "parent": parent });
+        let tree = serde_json::json!({
+            "node": "region", "path": [node("hq", ""), node("region", "hq")],
+            "below": [node("b1", "region"), node("till", "b1"), node("b2", "region")],
+        });
+        let expected = "hq\n└── region  (this node)\n    ├── b1\n    │   └── till\n    └── b2\n";
+        assert_eq!(draw(&tree), expected);
     }
 }

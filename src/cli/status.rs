@@ -12,7 +12,7 @@ use crate::model::limits;
 #[command(before_help = "Examples:
   watershed status
   watershed status --watch
-  watershed status --json | jq .peers
+  watershed status --json | jq .links
 
 Lag is measured from heartbeats that travel the whole path in order with the data.")]
 pub(super) struct Status {

@@ -172,6 +172,9 @@ impl Delta {
     /// Gives a relayed entry its position; `None` if it is stored already.
     pub fn relay(&mut self, ledger: &Ledger, header: &EntryHeader) -> Result<Option<Position>, AppendError> {
         let origin = header.origin.ok_or_else(|| AppendError::Invalid("a relayed entry without origin".into()))?;
+        if header.lamport.0 > i64::MAX as u64 || origin.position.0 > i64::MAX as u64 {
+            return Err(AppendError::Invalid(format!("an entry of origin {origin} is beyond any time or position")));
+        }
         if origin.log == ledger.id {
             return match ledger.check(origin) {
                 Ok(()) => Ok(None),

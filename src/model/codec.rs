@@ -3,7 +3,7 @@
 //! Envelopes are written and read by hand over `prost`'s primitives, because every append and every read passes
 //! through them; the rest is derived.
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use prost::Message;
 use prost::encoding::{self, DecodeContext, WireType};
 use thiserror::Error;
@@ -223,9 +223,39 @@ mod tag {
     pub const CHANGES: u32 = 13;
 }
 
+/// The numbers at the front of an entry, collected on the stack: they are most of its fields, and every append writes
+/// them.
+struct Front {
+    bytes: [u8; 64],
+    len: usize,
+}
+
+impl Front {
+    fn fixed64(&mut self, field: u32, value: u64) {
+        self.bytes[self.len] = (field << 3) as u8 | WireType::SixtyFourBit as u8;
+        self.bytes[self.len + 1..self.len + 9].copy_from_slice(&value.to_le_bytes());
+        self.len += 9;
+    }
+
+    fn varint(&mut self, field: u32, value: u64) {
+        self.bytes[self.len] = (field << 3) as u8 | WireType::Varint as u8;
+        self.len += 1;
+        let mut rest = value;
+        while rest >= 0x80 {
+            self.bytes[self.len] = rest as u8 | 0x80;
+            self.len += 1;
+            rest >>= 7;
+        }
+        self.bytes[self.len] = rest as u8;
+        self.len += 1;
+    }
+}
+
 fn put_fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
-    encoding::encode_key(field, WireType::SixtyFourBit, out);
-    out.put_u64_le(value);
+    let mut bytes = [0; 9];
+    bytes[0] = (field << 3) as u8 | WireType::SixtyFourBit as u8;
+    bytes[1..].copy_from_slice(&value.to_le_bytes());
+    out.extend_from_slice(&bytes);
 }
 
 fn put_varint(out: &mut Vec<u8>, field: u32, value: u64) {
@@ -241,22 +271,25 @@ fn put_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
 
 /// Encodes an entry's envelope around encoded changes.
 pub(super) fn encode_entry(header: &EntryHeader, changes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(96 + header.node.len() + 9 * header.tables.len() + changes.len());
+    let mut out = Vec::new();
     put_entry(&mut out, header, changes);
     out
 }
 
 /// Appends an entry's encoding to a buffer: the same bytes as [`super::Entry::new`].
 pub fn put_entry(out: &mut Vec<u8>, header: &EntryHeader, changes: &[u8]) {
+    out.reserve(96 + header.node.len() + 9 * header.tables.len() + changes.len());
+    let mut front = Front { bytes: [0; 64], len: 0 };
     if let Some(origin) = header.origin {
         let (high, low) = origin.log.halves();
-        put_fixed64(out, tag::ORIGIN_LOG_HIGH, high);
-        put_fixed64(out, tag::ORIGIN_LOG_LOW, low);
-        put_fixed64(out, tag::ORIGIN_EPOCH, origin.epoch.0);
-        put_varint(out, tag::ORIGIN_POSITION, origin.position.0);
+        front.fixed64(tag::ORIGIN_LOG_HIGH, high);
+        front.fixed64(tag::ORIGIN_LOG_LOW, low);
+        front.fixed64(tag::ORIGIN_EPOCH, origin.epoch.0);
+        front.varint(tag::ORIGIN_POSITION, origin.position.0);
     }
-    put_varint(out, tag::LAMPORT, header.lamport.0);
-    put_varint(out, tag::TIME, header.time.0 as u64);
+    front.varint(tag::LAMPORT, header.lamport.0);
+    front.varint(tag::TIME, header.time.0 as u64);
+    out.extend_from_slice(&front.bytes[..front.len]);
     if !header.node.is_empty() {
         put_bytes(out, tag::NODE, header.node.as_bytes());
     }
@@ -278,64 +311,109 @@ pub fn put_entry(out: &mut Vec<u8>, header: &EntryHeader, changes: &[u8]) {
     put_bytes(out, tag::CHANGES, changes);
 }
 
-/// Takes a length-delimited field.
-fn take(rest: &mut Bytes) -> Result<Bytes, CodecError> {
-    let length = encoding::decode_varint(rest).map_err(|e| malformed("an entry", e))?;
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length > rest.len() {
-        return Err(malformed("an entry", format!("{length} bytes announced, {} left", rest.len())));
+/// Reads an envelope's fields from its bytes, in place.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Fields<'a> {
+    fn varint(&mut self) -> Result<u64, CodecError> {
+        // One byte is the common case: keys, lengths, flags.
+        if let Some(&byte) = self.bytes.get(self.at).filter(|byte| **byte < 0x80) {
+            self.at += 1;
+            return Ok(u64::from(byte));
+        }
+        let mut rest = &self.bytes[self.at..];
+        let value = encoding::decode_varint(&mut rest).map_err(|e| malformed("an entry", e))?;
+        self.at = self.bytes.len() - rest.len();
+        Ok(value)
     }
-    Ok(rest.split_to(length))
-}
 
-fn text(bytes: Bytes) -> Result<Box<str>, CodecError> {
-    std::str::from_utf8(&bytes).map(Into::into).map_err(|e| malformed("an entry", e))
-}
+    fn key(&mut self) -> Result<(u32, WireType), CodecError> {
+        let mut rest = &self.bytes[self.at..];
+        if let Some(&byte) = rest.first().filter(|byte| (8..0x80).contains(*byte)) {
+            self.at += 1;
+            let wire = WireType::try_from(u64::from(byte & 7)).map_err(|e| malformed("an entry", e))?;
+            return Ok((u32::from(byte >> 3), wire));
+        }
+        let key = encoding::decode_key(&mut rest).map_err(|e| malformed("an entry", e))?;
+        self.at = self.bytes.len() - rest.len();
+        Ok(key)
+    }
 
-fn fixed(rest: &mut Bytes) -> Result<u64, CodecError> {
-    rest.try_get_u64_le().map_err(|e| malformed("an entry", e))
-}
+    fn fixed(&mut self) -> Result<u64, CodecError> {
+        let Some(bytes) = self.bytes[self.at..].first_chunk() else {
+            return Err(malformed("an entry", "it ends within a number"));
+        };
+        self.at += 8;
+        Ok(u64::from_le_bytes(*bytes))
+    }
 
-fn varint(rest: &mut Bytes) -> Result<u64, CodecError> {
-    encoding::decode_varint(rest).map_err(|e| malformed("an entry", e))
+    /// A length-delimited field: where it is.
+    fn range(&mut self) -> Result<std::ops::Range<usize>, CodecError> {
+        let length = self.varint()?;
+        let left = self.bytes.len() - self.at;
+        if length > left as u64 {
+            return Err(malformed("an entry", format!("{length} bytes announced, {left} left")));
+        }
+        let start = self.at;
+        self.at += length as usize;
+        Ok(start..self.at)
+    }
+
+    fn text(&mut self) -> Result<Box<str>, CodecError> {
+        let range = self.range()?;
+        std::str::from_utf8(&self.bytes[range]).map(Into::into).map_err(|e| malformed("an entry", e))
+    }
+
+    fn skip(&mut self, field: u32, wire: WireType) -> Result<(), CodecError> {
+        let mut rest = &self.bytes[self.at..];
+        encoding::skip_field(wire, field, &mut rest, DecodeContext::default()).map_err(|e| malformed("an entry", e))?;
+        self.at = self.bytes.len() - rest.len();
+        Ok(())
+    }
 }
 
 /// Reads an entry's envelope. Unknown fields are passed over; they stay in the entry's bytes.
 pub(super) fn decode_entry(bytes: &Bytes) -> Result<(EntryHeader, Bytes), CodecError> {
-    let mut rest = bytes.clone();
+    let mut fields = Fields { bytes, at: 0 };
     let mut header = EntryHeader::default();
-    let mut changes = Bytes::new();
+    let mut changes = 0..0;
     let (mut high, mut low, mut epoch, mut position) = (0, 0, 0, 0);
-    while rest.has_remaining() {
-        let (field, wire) = encoding::decode_key(&mut rest).map_err(|e| malformed("an entry", e))?;
+    while fields.at < bytes.len() {
+        let (field, wire) = fields.key()?;
         match (field, wire) {
-            (tag::ORIGIN_LOG_HIGH, WireType::SixtyFourBit) => high = fixed(&mut rest)?,
-            (tag::ORIGIN_LOG_LOW, WireType::SixtyFourBit) => low = fixed(&mut rest)?,
-            (tag::ORIGIN_EPOCH, WireType::SixtyFourBit) => epoch = fixed(&mut rest)?,
-            (tag::ORIGIN_POSITION, WireType::Varint) => position = varint(&mut rest)?,
-            (tag::LAMPORT, WireType::Varint) => header.lamport = Lamport(varint(&mut rest)?),
-            (tag::TIME, WireType::Varint) => header.time = Timestamp(varint(&mut rest)? as i64),
-            (tag::NODE, WireType::LengthDelimited) => header.node = text(take(&mut rest)?)?,
-            (tag::CORRELATION, WireType::LengthDelimited) => header.correlation = Some(text(take(&mut rest)?)?),
-            (tag::CAUSATION, WireType::LengthDelimited) => header.causation = Some(text(take(&mut rest)?)?),
-            (tag::PART, WireType::Varint) => header.part = varint(&mut rest)? as u32,
-            (tag::MORE, WireType::Varint) => header.more = varint(&mut rest)? != 0,
+            (tag::ORIGIN_LOG_HIGH, WireType::SixtyFourBit) => high = fields.fixed()?,
+            (tag::ORIGIN_LOG_LOW, WireType::SixtyFourBit) => low = fields.fixed()?,
+            (tag::ORIGIN_EPOCH, WireType::SixtyFourBit) => epoch = fields.fixed()?,
+            (tag::ORIGIN_POSITION, WireType::Varint) => position = fields.varint()?,
+            (tag::LAMPORT, WireType::Varint) => header.lamport = Lamport(fields.varint()?),
+            (tag::TIME, WireType::Varint) => header.time = Timestamp(fields.varint()? as i64),
+            (tag::NODE, WireType::LengthDelimited) => header.node = fields.text()?,
+            (tag::CORRELATION, WireType::LengthDelimited) => header.correlation = Some(fields.text()?),
+            (tag::CAUSATION, WireType::LengthDelimited) => header.causation = Some(fields.text()?),
+            (tag::PART, WireType::Varint) => header.part = fields.varint()? as u32,
+            (tag::MORE, WireType::Varint) => header.more = fields.varint()? != 0,
             (tag::TABLES, WireType::SixtyFourBit) => {
                 if header.tables.len() == limits::ENTRY_TABLES_MAX {
                     return Err(malformed("an entry", format!("more than {} tables", limits::ENTRY_TABLES_MAX)));
                 }
-                header.tables.push(Fingerprint(fixed(&mut rest)?));
+                let table = Fingerprint(fields.fixed()?);
+                if header.tables.is_empty() {
+                    header.tables.reserve_exact(1);
+                }
+                header.tables.push(table);
             }
-            (tag::CHANGES, WireType::LengthDelimited) => changes = take(&mut rest)?,
-            _ => encoding::skip_field(wire, field, &mut rest, DecodeContext::default())
-                .map_err(|e| malformed("an entry", e))?,
+            (tag::CHANGES, WireType::LengthDelimited) => changes = fields.range()?,
+            _ => fields.skip(field, wire)?,
         }
     }
     if position > 0 {
         let log = LogId::from_halves(high, low);
         header.origin = Some(Origin { log, epoch: Epoch(epoch), position: Position(position) });
     }
-    Ok((header, changes))
+    Ok((header, bytes.slice(changes)))
 }
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ impl Applying {
     }
 
     fn has_received(&self, link: LinkId, position: Position) -> bool {
-        self.shared.received(link).is_some_and(|cursor| cursor.position >= position)
+        self.shared.received(link).map(|cursor| cursor.position).unwrap_or_default() >= position
     }
 
     /// The lane has reached the main cursor.

@@ -11,10 +11,9 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header};
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 use tokio_util::sync::CancellationToken;
 
-use super::handshake::{read_hello, send};
+use super::handshake::{read_hello, send_hello};
 use super::host::{Hello, Host, Refusal, Role};
 use super::link;
-use super::protocol::Message;
 use super::refusal::{code, printable, refusal};
 use super::retry::Retry;
 use super::session::{Session, Timing};
@@ -127,7 +126,8 @@ pub async fn probe(url: &ParentUrl, hello: Hello) -> Result<Hello, Refusal> {
     let mut socket = connect(url, timing).await?;
     let path = hello.path.clone();
     let mut session = Session::new(Role::Child, hello.node.clone(), path, timing, Instant::now());
-    send(&mut socket.writer, Message::Hello(Hello { probe: true, ..hello })).await?;
+    let hello = Hello { probe: true, ..hello };
+    send_hello(&mut socket.writer, &hello, timing, &CancellationToken::new()).await?;
     read_hello(&mut socket.reader, &mut session).await
 }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::{SinkExt, StreamExt};
+use tokio_util::sync::CancellationToken;
 
 use super::handle::{Control, LinkHandle};
 use super::host::{Hello, Host, NodeRef, Outgoing, Refusal, Role};
 use super::protocol::{Fragments, Joiner, Message};
-use super::refusal::{lost, out_of_order};
+use super::refusal::{lost, out_of_order, stopping};
 use super::session::{Action, Session, Timing};
 use super::socket::{Frame, Reader, Socket, Writer};
 use crate::model::limits;
@@ -41,32 +42,36 @@ pub(super) async fn greet(
     host: &Arc<dyn Host>,
     role: Role,
     timing: Timing,
+    stop: &CancellationToken,
 ) -> Result<Greeted, Refusal> {
     let path = host.path().borrow().clone();
     let mut session = Session::new(role, me(&path)?, path, timing, Instant::now());
     let ours = match role {
         Role::Child => {
             let hello = host.hello(role, None).await?;
-            send(&mut socket.writer, Message::Hello(hello.clone())).await?;
+            send_hello(&mut socket.writer, &hello, timing, stop).await?;
             Some(hello)
         }
         Role::Parent => None,
     };
-    let peer = read_hello(&mut socket.reader, &mut session).await?;
+    let peer = tokio::select! {
+        peer = read_hello(&mut socket.reader, &mut session) => peer?,
+        () = stop.cancelled() => return Err(stopping()),
+    };
     host.admit(role, &peer).await?;
     let hello = match ours {
         Some(hello) => hello,
         None => host.hello(role, Some(&peer)).await?,
     };
     if peer.probe {
-        send(&mut socket.writer, Message::Hello(hello)).await?;
+        send_hello(&mut socket.writer, &hello, timing, stop).await?;
         return Ok(Greeted::Probe);
     }
     let (handle, control) = LinkHandle::new(limits::LINK_CONTROL_MAX);
     let outgoing = host.established(role, &peer, handle).await?;
     session.established();
     if role == Role::Parent
-        && let Err(why) = send(&mut socket.writer, Message::Hello(hello.clone())).await
+        && let Err(why) = send_hello(&mut socket.writer, &hello, timing, stop).await
     {
         host.closed(crate::model::LinkId(peer.node.log), &why);
         return Err(why);
@@ -74,6 +79,22 @@ pub(super) async fn greet(
     Ok(Greeted::Link(Box::new(Established { session, ours: hello, peer, outgoing, control })))
 }
 
+/// Says hello to a peer that may not be reading. The stop is heard here and not around the whole handshake, so that a node
+/// that was told of a link is told of its end, too.
+pub(super) async fn send_hello(
+    writer: &mut Writer,
+    hello: &Hello,
+    timing: Timing,
+    stop: &CancellationToken,
+) -> Result<(), Refusal> {
+    tokio::select! {
+        sent = send(writer, Message::Hello(hello.clone())) => sent,
+        () = tokio::time::sleep(timing.handshake) => Err(lost("the peer did not read our hello")),
+        () = stop.cancelled() => Err(stopping()),
+    }
+}
+
+/// Sends one message and flushes.
 pub(super) async fn send(writer: &mut Writer, message: Message) -> Result<(), Refusal> {
     for bytes in Fragments::new(message.encode()) {
         writer.feed(Frame::Message(bytes)).await?;

@@ -15,7 +15,7 @@ use super::host::{Hello, Host, Refusal, Role};
 use super::outbox::Outbox;
 use super::protocol::{Joiner, Message};
 use super::receive::{Inbox, Receiver};
-use super::refusal::{code, lost, stopping};
+use super::refusal::{PEER_SAYS, code, lost, stopping};
 use super::send::Sender;
 use super::session::{Action, Session, Timing};
 use super::socket::{Frame, Reader, Socket, Writer};
@@ -35,7 +35,7 @@ struct Shared {
     credits: Notify,
 }
 
-/// Runs a link until it ends, and says why. `up` is called once it stands.
+/// Runs a link until it ends, tells the peer why, and returns it. `up` is called once it stands.
 pub(super) async fn run(
     mut socket: Socket,
     host: Arc<dyn Host>,
@@ -44,17 +44,13 @@ pub(super) async fn run(
     stop: CancellationToken,
     up: impl FnOnce(&Hello) + Send,
 ) -> Refusal {
-    let greeted = tokio::select! {
-        greeted = greet(&mut socket, &host, role, timing) => greeted,
-        () = stop.cancelled() => Err(stopping()),
-    };
-    let why = match greeted {
+    let why = match greet(&mut socket, &host, role, timing, &stop).await {
         Ok(Greeted::Link(link)) => {
             up(&link.peer);
             let peer = LinkId(link.peer.node.log);
             let why = run_established(&mut socket, &host, role, timing, *link, stop).await;
             host.closed(peer, &why);
-            why
+            return why;
         }
         Ok(Greeted::Probe) => stopping(),
         Err(why) => why,
@@ -103,13 +99,18 @@ async fn run_established(
         ended = sender.run(link.outgoing) => ended,
         ended = shared.tick() => ended,
         ended = shared.announce(role, &link.ours) => ended,
-        ended = &mut receiving => return refused(ended),
+        ended = &mut receiving => {
+            let why = refused(ended);
+            farewell(socket, &why).await;
+            return why;
+        }
         () = stop.cancelled() => Err(stopping()),
     };
+    let why = refused(ended);
     // An append that is under way is finished, so that the next hello speaks of a cursor that stands still.
     stop_receiving.cancel();
-    let _ = receiving.await;
-    refused(ended)
+    let _ = tokio::join!(farewell(socket, &why), receiving);
+    why
 }
 
 fn refused(ended: Result<Infallible, Refusal>) -> Refusal {
@@ -210,7 +211,7 @@ impl Shared {
 
 /// Tells the peer why, unless it knows or is gone, and waits a little for it to close.
 async fn farewell(socket: &mut Socket, why: &Refusal) {
-    if matches!(&*why.code, code::LOST | code::BYE) {
+    if matches!(&*why.code, code::LOST | code::BYE) || why.message.starts_with(PEER_SAYS) {
         return;
     }
     let message = match &*why.code {

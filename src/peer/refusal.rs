@@ -43,6 +43,8 @@ pub mod code {
     pub const STOPPING: &str = "WS-PEER-018";
     /// Parts of a large transaction could not be kept until they were complete.
     pub const SPOOL: &str = "WS-PEER-019";
+    /// A message was damaged on its way.
+    pub const DAMAGED: &str = "WS-PEER-020";
 }
 
 /// A refusal in three parts. `retryable`: dialling again may help without an operator.
@@ -68,6 +70,9 @@ pub(super) fn stopping() -> Refusal {
     let todo = "nothing: the link is taken up again when the node runs";
     refusal(code::STOPPING, true, "the link was closed", "this node is stopping", todo)
 }
+
+/// What stands before the words of a peer, so that a reader (and the farewell) knows whose they are.
+pub(super) const PEER_SAYS: &str = "the peer says: ";
 
 /// Text from a peer, short enough for a log line and without control characters.
 pub(super) fn printable(text: &str) -> String {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::host::{CopyMessage, Head, Hello, NodeRef, PeerChange, Refusal, Role};
 use super::protocol::{Entries, Message};
-use super::refusal::{code, out_of_order, refusal};
+use super::refusal::{PEER_SAYS, code, out_of_order, refusal};
 use super::topology;
 use crate::model::{Cursor, limits};
 
@@ -150,7 +150,10 @@ impl Session {
     pub fn on_message(&mut self, message: Message, length: usize, now: Instant) -> Result<Vec<Action>, Refusal> {
         self.heard = now;
         match message {
-            Message::Failure(why) => return Err(why),
+            Message::Failure(why) => {
+                let message = format!("{PEER_SAYS}{}", why.message);
+                return Err(Refusal { message, ..why });
+            }
             Message::Bye(why) => {
                 let todo = "nothing: the link is taken up again when the peer runs";
                 return Err(refusal(code::BYE, true, "the peer closed the link", &why, todo));
@@ -313,6 +316,15 @@ impl Session {
     }
 
     fn on_entries(&mut self, entries: Entries, length: usize) -> Result<Action, Refusal> {
+        let peer = self.peer.as_ref().expect("an established link has a peer").log;
+        if let Some(upto) = entries.upto.filter(|upto| upto.log != peer) {
+            return Err(out_of_order(format!(
+                "entries up to {upto} came, which is of another log than the peer's, {peer}"
+            )));
+        }
+        if entries.entries.iter().any(|entry| entry.header().origin.is_none()) {
+            return Err(out_of_order("an entry without its origin came"));
+        }
         let cost = credit_cost(length);
         if self.held > 0 && self.held + cost > limits::LINK_CREDIT_BYTES {
             let max = limits::LINK_CREDIT_BYTES;

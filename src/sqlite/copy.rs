@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::apply::{define, quote, stored_cursor};
+use super::apply::{define, stored_cursor};
+use super::connect::quote_ident as quote;
 use super::failure::SqliteError;
 use super::range::{KeyRange, read_rows};
 use crate::model::{Cursor, Kind, Row, TableDef, TableName, limits};

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::apply::{Hint, define, quote, to_sql};
+use super::apply::{Hint, define, to_sql};
+use super::connect::quote_ident as quote;
 use super::copy::open_read_only;
 use super::failure::SqliteError;
-use super::range::from_sql;
 use super::scan::{Cell, Scan, Scanned, compare_rows, ordered, same};
+use super::types::from_sql;
 use crate::model::{Row, TableDef, TableName, Value, limits};
 
 /// One of the two databases.

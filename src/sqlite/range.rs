@@ -1,10 +1,11 @@
 //! Rows of a table in key order, between two keys.
 
-use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Result};
 
-use super::apply::{Hint, quote, to_sql};
-use crate::model::{Kind, Row, TableDef, Value};
+use super::apply::{Hint, to_sql};
+use super::connect::quote_ident as quote;
+use super::types::from_sql;
+use crate::model::{Row, TableDef};
 
 /// `after < key ≤ upto`; `None` is unbounded. Keys have the values of the key's columns, in key order.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,19 +24,6 @@ pub(super) struct Rows {
 /// A row's key: the values of the key's columns, in key order.
 pub(super) fn key_of(def: &TableDef, row: &Row) -> Row {
     def.key_columns().into_iter().filter_map(|i| row.get(i).cloned()).collect()
-}
-
-/// SQLite's value as the model's, with its storage class.
-pub(super) fn from_sql(value: ValueRef<'_>) -> Value {
-    match value {
-        ValueRef::Null => Value::NULL,
-        ValueRef::Integer(number) => Value::new(Kind::Integer, number.to_string()),
-        ValueRef::Real(f64::INFINITY) => Value::new(Kind::Real, "Infinity"),
-        ValueRef::Real(f64::NEG_INFINITY) => Value::new(Kind::Real, "-Infinity"),
-        ValueRef::Real(number) => Value::new(Kind::Real, format!("{number:?}")),
-        ValueRef::Text(text) => Value::new(Kind::Text, text.to_vec()),
-        ValueRef::Blob(blob) => Value::new(Kind::Blob, blob.to_vec()),
-    }
 }
 
 /// `SELECT` of the definition's columns in key order. Comparison and order are SQLite's own, so collations and mixed

@@ -10,8 +10,9 @@ use super::apply::{Mode, RowFail, Target, Writer, define};
 use super::copy::open_read_only;
 use super::diff::{common, one_row};
 use super::failure::SqliteError;
-use super::range::{KeyRange, from_sql, key_of, read_rows};
+use super::range::{KeyRange, key_of, read_rows};
 use super::scan::{Cell, Scan, ordered, same};
+use super::types::from_sql;
 use crate::model::{Row, TableDef, TableName, limits};
 
 /// What a repair did.
@@ -160,7 +161,7 @@ impl Repair<'_> {
         if equal {
             return Ok(());
         }
-        let delete = format!("DELETE FROM main.{}", super::apply::quote(self.def.name.as_str()));
+        let delete = format!("DELETE FROM main.{}", super::connect::quote_ident(self.def.name.as_str()));
         self.done.removed += self.conn.execute(&delete, []).map_err(&fail_b)? as u64;
         let mut writer = Writer { conn: self.conn, target, mode: Mode::Convergent };
         let mut statement = self.source.prepare(&sql).map_err(&fail_a)?;

@@ -6,7 +6,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Result, Rows};
 use sha2::{Digest, Sha256};
 
-use super::apply::quote;
+use super::connect::quote_ident as quote;
 use crate::model::TableDef;
 
 /// One value, with text as its bytes, which need not be UTF-8.

@@ -1,4 +1,6 @@
-//! Room: testing. Conformance suites and storage that fails, for tests of ours and of whoever implements a trait.
+//! Room: testing. Conformance suites, storage that fails and a network that does, for tests of ours and of whoever
+//! implements a trait.
 
 pub mod log_conformance;
 pub mod log_storage;
+pub mod proxy;

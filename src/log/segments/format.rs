@@ -379,6 +379,12 @@ impl SegmentPrefix {
         if crc != self.crc {
             return Err(format!("the segment's header has CRC {crc:08x}, but {:08x} is stored", self.crc));
         }
-        SegmentHeader::decode(&bytes[SEGMENT_FIXED..]).map_err(|e| format!("the segment's header: {e}"))
+        let header =
+            SegmentHeader::decode(&bytes[SEGMENT_FIXED..]).map_err(|e| format!("the segment's header: {e}"))?;
+        let numbers = [header.base, header.sequence, header.tail, header.lamport, header.previous_end];
+        match numbers.iter().all(|&number| number <= i64::MAX as u64) && header.sequence > 0 {
+            true => Ok(header),
+            false => Err("the segment's header has a number beyond any bound".into()),
+        }
     }
 }

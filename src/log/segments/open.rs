@@ -86,6 +86,7 @@ impl Parts {
             read_only: self.writer.is_none(),
             writer: self.writer.into(),
             reserve,
+            buffers: Default::default(),
             worker: Default::default(),
             released: Default::default(),
             torn_bytes: self.torn_bytes,

@@ -1,9 +1,9 @@
 //! Reads batches out of segment files, and checks every one of them.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::format::{BATCH_HEADER, BatchHeader, FLAG_LARGE, entry_at};
 use super::scan::{Parsed, parse};
@@ -97,16 +97,18 @@ fn read_segment(shared: &Shared, segment: &Segment, collected: &mut Collected) -
         // The index leads to a batch near the place, so a little more than the limit is read.
         let wanted = (collected.limit.bytes as u64).saturating_sub(collected.bytes as u64);
         let wanted = wanted.min(limits::READ_BYTES_MAX as u64) + limits::SEGMENT_INDEX_BYTES;
-        let buffer = fill(file.as_ref(), segment, offset, wanted.min(end - offset))?;
+        let buffer = fill(shared, file.as_ref(), segment, offset, wanted.min(end - offset))?;
         let used = take_batches(segment, &buffer, offset, collected)?;
         match used {
             Taken::Full => return Ok(false),
+            // The next read begins with this batch, and checks it once.
+            Taken::Bytes(0) if !collected.entries.is_empty() => return Ok(false),
             Taken::Bytes(0) => {
                 let (header, _) = BatchHeader::decode(&buffer).map_err(|why| damaged(segment, offset, why))?;
                 if header.total_bytes() > end - offset {
                     return Err(damaged(segment, offset, "a batch is longer than its segment"));
                 }
-                let whole = fill(file.as_ref(), segment, offset, header.total_bytes())?;
+                let whole = fill(shared, file.as_ref(), segment, offset, header.total_bytes())?;
                 match take_batches(segment, &whole, offset, collected)? {
                     Taken::Full => return Ok(false),
                     Taken::Bytes(used) => offset += used,
@@ -124,12 +126,52 @@ fn read_segment(shared: &Shared, segment: &Segment, collected: &mut Collected) -
     Ok(next_begins)
 }
 
-fn fill(file: &dyn StoredFile, segment: &Segment, offset: u64, bytes: u64) -> Result<Bytes, SourceError> {
-    let mut buffer = vec![0; bytes as usize];
-    match file.read_at(&mut buffer, offset) {
-        Ok(()) => Ok(buffer.into()),
+fn fill(
+    shared: &Shared,
+    file: &dyn StoredFile,
+    segment: &Segment,
+    offset: u64,
+    bytes: u64,
+) -> Result<Bytes, SourceError> {
+    match shared.buffers.fill(bytes as usize, |buffer| file.read_at(buffer, offset)) {
+        Ok(buffer) => Ok(buffer),
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(damaged(segment, offset, "the file ends here")),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// Buffers of large reads, used again once nobody has entries in them: getting fresh memory for every read costs more
+/// than reading.
+#[derive(Default)]
+pub(super) struct Buffers {
+    kept: Mutex<Vec<Bytes>>,
+}
+
+impl Buffers {
+    const KEPT: usize = 4;
+    const BYTES: usize = limits::READ_BYTES_MAX + limits::SEGMENT_INDEX_BYTES as usize;
+
+    fn fill(&self, bytes: usize, read: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<Bytes> {
+        if !(Self::BYTES / 4..=Self::BYTES).contains(&bytes) {
+            let mut buffer = vec![0; bytes];
+            read(&mut buffer)?;
+            return Ok(buffer.into());
+        }
+        let mut buffer = self.take().unwrap_or_else(|| BytesMut::zeroed(Self::BYTES));
+        read(&mut buffer[..bytes])?;
+        let buffer = buffer.freeze();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == Self::KEPT {
+            kept.remove(0);
+        }
+        kept.push(buffer.clone());
+        Ok(buffer.slice(..bytes))
+    }
+
+    fn take(&self) -> Option<BytesMut> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = kept.iter().position(Bytes::is_unique)?;
+        kept.swap_remove(free).try_into_mut().ok().filter(|buffer| buffer.len() == Self::BYTES)
     }
 }
 
@@ -164,6 +206,9 @@ fn take_batches(
             false => header.count == 0 || header.last() < place.0,
         };
         if !behind {
+            if !collected.entries.is_empty() && !collected.has_room_for(header.body_bytes as usize) {
+                return Ok(Taken::Full);
+            }
             let batch = parse(buffer, at).map_err(bad)?;
             if !take_entries(&batch, collected).map_err(bad)? {
                 return Ok(Taken::Full);
@@ -185,6 +230,8 @@ fn take_entries(batch: &Parsed, collected: &mut Collected) -> Result<bool, Strin
     let mut runs = batch.meta.runs.iter();
     let mut run = runs.next().copied();
     let mut at = 0;
+    let room = collected.limit.entries.saturating_sub(collected.entries.len());
+    collected.entries.reserve(room.min(header.count as usize).min(batch.body.len() / 4));
     for i in 0..header.count {
         let bytes = entry_at(&batch.body, at, end)?;
         at += 4 + bytes.len();
@@ -196,8 +243,8 @@ fn take_entries(batch: &Parsed, collected: &mut Collected) -> Result<bool, Strin
             run.count -= 1;
         }
         let here = match header.is(FLAG_LARGE) {
-            true => (header.first, header.first_part + i),
-            false => (Position(header.first.0 + u64::from(i)), 0),
+            true => (header.first, header.first_part.saturating_add(i)),
+            false => (Position(header.first.0.saturating_add(u64::from(i))), 0),
         };
         if here < place {
             continue;
@@ -208,7 +255,7 @@ fn take_entries(batch: &Parsed, collected: &mut Collected) -> Result<bool, Strin
         collected.bytes += bytes.len();
         let entry = Entry::decode(bytes).map_err(|e| e.to_string())?;
         collected.next = match entry.header().more {
-            true => ReadFrom { after: Position(here.0.0 - 1), part: here.1 + 1 },
+            true => ReadFrom { after: Position(here.0.0.saturating_sub(1)), part: here.1.saturating_add(1) },
             false => here.0.into(),
         };
         collected.entries.push(Logged { position: here.0, from, entry });

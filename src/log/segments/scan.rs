@@ -263,6 +263,10 @@ impl Scanner<'_> {
         let header = batch.header;
         let scan = &mut self.scan;
         let unit_goes_on = header.is(FLAG_MORE);
+        let expected = if header.first_part > 0 { scan.ledger.tail } else { scan.ledger.tail.next() };
+        if header.first != expected {
+            return Err(format!("position {} stands where {expected} was expected", header.first));
+        }
         if unit_goes_on && self.before_unit.is_none() {
             self.before_unit = Some((scan.ledger.clone(), scan.segment, scan.offset, scan.sequence, scan.prev_crc));
         }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::Retention;
 use super::queue::Queue;
+use super::read::Buffers;
 use super::reserve::Reserve;
 use super::segment::Segment;
 use super::storage::Storage;
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     /// `None` once the log is closed, and where it is read-only.
     pub writer: Mutex<Option<Writer>>,
     pub reserve: Reserve,
+    pub buffers: Buffers,
     pub worker: Wake,
     /// Nobody known needs positions up to and including this one.
     pub released: AtomicU64,

@@ -71,7 +71,7 @@ pub struct TokenConfig {
 impl NodeConfig {
     /// The folder of one of its logs.
     pub fn log_dir(&self, log: &str) -> PathBuf {
-        self.data_dir.join("logs").join(log)
+        self.data_dir.join(log)
     }
 
     /// Where a running node leaves the token for its admin API (mode 0600).

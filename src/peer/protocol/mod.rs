@@ -69,6 +69,9 @@ pub enum ProtocolError {
     /// Not protobuf.
     #[error("the message is not readable: {0}")]
     Unreadable(String),
+    /// Its checksum is wrong.
+    #[error("the message was damaged on its way: its checksum is wrong")]
+    Damaged,
     /// A kind of message that this version does not know.
     #[error("the message is of kind {0}, which this version does not know")]
     UnknownKind(u32),
@@ -101,6 +104,10 @@ impl From<ProtocolError> for Refusal {
         let (code, why, todo) = match &error {
             ProtocolError::Unreadable(_) | ProtocolError::Field { .. } => {
                 (code::UNREADABLE, "the bytes are not what the protocol says", same)
+            }
+            ProtocolError::Damaged => {
+                let todo = "nothing: it is sent again; if it goes on, look at the network's hardware";
+                return refusal(code::DAMAGED, true, error.to_string(), "the network changed bytes", todo);
             }
             ProtocolError::UnknownKind(_) => {
                 (code::UNKNOWN_KIND, "the peer is of a newer version", "upgrade this node")
@@ -179,11 +186,12 @@ impl Message {
             }),
             Message::Bye(why) => Kind::Bye(wire::ByeWire { why: why.clone() }),
         };
-        Envelope { kind: Some(kind) }.encode_to_vec().into()
+        seal(Envelope { kind: Some(kind) }.encode_to_vec())
     }
 
     /// Reads a whole message. Entries and values share the given buffer.
     pub fn decode(bytes: Bytes) -> Result<Message, ProtocolError> {
+        let bytes = unseal(bytes)?;
         let first = first_field(&bytes);
         let envelope = Envelope::decode(bytes).map_err(|e| ProtocolError::Unreadable(e.to_string()))?;
         let Some(kind) = envelope.kind else {
@@ -211,6 +219,30 @@ impl Message {
             Kind::Fragment(_) => return Err(bad("fragment", "fragments do not nest")),
         })
     }
+}
+
+/// The key of the last field: number 15, four bytes.
+const CHECKSUM_KEY: u8 = 15 << 3 | 5;
+/// That field's key and value.
+const CHECKSUM_BYTES: usize = 5;
+
+/// Adds the last field of every message: a CRC-32C over all the bytes before it. TCP's own checksum lets one in some
+/// thousand damaged packets pass, and what passes here is stored for ever.
+pub fn seal(mut message: Vec<u8>) -> Bytes {
+    let checksum = crc32c::crc32c(&message);
+    message.push(CHECKSUM_KEY);
+    message.extend_from_slice(&checksum.to_le_bytes());
+    message.into()
+}
+
+fn unseal(mut bytes: Bytes) -> Result<Bytes, ProtocolError> {
+    let length = bytes.len().checked_sub(CHECKSUM_BYTES).filter(|&at| bytes[at] == CHECKSUM_KEY);
+    let length = length.ok_or_else(|| ProtocolError::Unreadable("it does not end with a checksum".into()))?;
+    let told = bytes.split_off(length);
+    if told[1..] != crc32c::crc32c(&bytes).to_le_bytes() {
+        return Err(ProtocolError::Damaged);
+    }
+    Ok(bytes)
 }
 
 /// Text of a peer ends up in logs: it is cut and cleaned.

@@ -61,6 +61,10 @@ impl Applier {
         if target.key.is_empty() && (chunk.after.is_some() || chunk.upto.is_some()) {
             return Err(table("a table without a key is copied in one chunk".to_owned()));
         }
+        let is_key = |key: &Row| key.len() == target.key.len() && key.iter().all(|value| value.kind.has_text());
+        if [&chunk.after, &chunk.upto].into_iter().flatten().any(|key| !is_key(key)) {
+            return Err(table("the chunk's bounds are not values of the table's key".to_owned()));
+        }
         let has_sequence = target.sequence;
         let before = if has_sequence { sequence(&self.conn, &def.name).map_err(fail)? } else { None };
         if let Some(bad) = chunk.rows.iter().find(|row| row.len() != def.columns.len()) {

@@ -83,7 +83,8 @@ impl Applier {
         };
         let upto = batch.upto.position.min(self.main_position());
         let mut spools = self.lane_spools.remove(table).unwrap_or_default();
-        let done = spools.take(batch, lane.after, self.main_position()).and_then(|mut work| {
+        let folder = self.options.folder();
+        let done = spools.take(batch, lane.after, self.main_position(), &folder).and_then(|mut work| {
             let mut trouble: Option<Trouble> = None;
             loop {
                 let tried = self.transact(|applier| {

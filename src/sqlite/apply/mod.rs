@@ -19,7 +19,7 @@ use rusqlite::{Connection, OpenFlags};
 
 pub(crate) use bind::{Hint, to_sql};
 pub(crate) use store::cursor as stored_cursor;
-pub(crate) use target::{Target, define, quote};
+pub(crate) use target::{Target, define};
 pub(crate) use write::{Mode, RowFail, Writer};
 
 use crate::model::{Batch, Cursor, LogId, TableName, limits};
@@ -45,6 +45,14 @@ impl ApplierOptions {
     /// Triggers off, and the usual patience.
     pub fn new(path: impl Into<PathBuf>, log: LogId) -> ApplierOptions {
         ApplierOptions { path: path.into(), log, fire_triggers: false, busy_timeout: limits::DATABASE_BUSY_TIMEOUT }
+    }
+
+    /// Where the database lies.
+    fn folder(&self) -> PathBuf {
+        match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+            _ => PathBuf::from("."),
+        }
     }
 }
 
@@ -180,8 +188,8 @@ fn configure(conn: &Connection, options: &ApplierOptions) -> rusqlite::Result<()
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, options.fire_triggers)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
-    // A quoted name that is no column is an error, never a string.
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    // A quoted name that is no column is an error, never a string; except in the user's triggers, if they fire.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, options.fire_triggers)?;
     // 16 MiB of pages; what is more spills to the database file or the WAL, also inside of a transaction.
     conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -16384; PRAGMA cache_spill = ON")?;
     conn.set_prepared_statement_cache_capacity(limits::APPLY_STATEMENTS_MAX);

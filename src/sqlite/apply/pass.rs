@@ -233,7 +233,7 @@ impl Applier {
     }
 
     fn apply_work(&mut self, batch: &Batch, after: Position, spools: &mut Spools) -> Result<(), ViewError> {
-        let work = spools.take(batch, after, Position(u64::MAX))?;
+        let work = spools.take(batch, after, Position(u64::MAX), &self.options.folder())?;
         if work.is_empty() && self.held == Some(batch.upto) {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,7 +20,8 @@ struct Spooled {
     catalogs: Vec<Arc<Catalog>>,
 }
 
-/// Transactions whose parts are arriving, by position.
+/// Transactions whose parts are arriving, by position. Their files have no name, and lie where the database lies: its
+/// disk takes the same bytes anyway, while the folder for temporary files may be memory.
 #[derive(Default)]
 pub(super) struct Spools(BTreeMap<Position, Spooled>);
 
@@ -54,6 +56,7 @@ impl Spools {
         batch: &'a Batch,
         after: Position,
         upto: Position,
+        folder: &Path,
     ) -> Result<Vec<Work<'a>>, ViewError> {
         let mut work = Vec::new();
         let counts = |logged: &&Logged| logged.position > after && logged.position <= upto && !logged.from.is_local();
@@ -62,7 +65,7 @@ impl Spools {
             if header.part == 0 && !header.more {
                 work.push(Work::Whole(logged));
             } else {
-                self.store(logged, &batch.catalog)?;
+                self.store(logged, &batch.catalog, folder)?;
                 if !header.more {
                     work.push(Work::Spooled(logged.position));
                 }
@@ -71,10 +74,10 @@ impl Spools {
         Ok(work)
     }
 
-    fn store(&mut self, logged: &Logged, catalog: &Arc<Catalog>) -> Result<(), ViewError> {
+    fn store(&mut self, logged: &Logged, catalog: &Arc<Catalog>, folder: &Path) -> Result<(), ViewError> {
         let header = logged.entry.header();
         if let std::collections::btree_map::Entry::Vacant(vacant) = self.0.entry(logged.position) {
-            let file = BufWriter::new(tempfile::tempfile().map_err(failed)?);
+            let file = BufWriter::new(tempfile::tempfile_in(folder).map_err(failed)?);
             vacant.insert(Spooled { file, parts: 0, complete: false, catalogs: Vec::new() });
         }
         let spooled = self.0.get_mut(&logged.position).expect("inserted above");

@@ -9,11 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Result};
 
 use super::bind::Hint;
 use crate::model::{Column, Fingerprint, TableDef, TableName};
-
-/// Quotes an identifier.
-pub(crate) fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+use crate::sqlite::connect::{is_internal, quote_ident as quote};
 
 /// A column as the database declares it.
 #[derive(Clone, Debug)]
@@ -117,8 +113,7 @@ impl Target {
     /// Looks at the destination; the inner error says why it cannot take this definition's rows.
     pub(crate) fn look(conn: &Connection, def: Arc<TableDef>) -> Result<Result<Target, String>> {
         let name = &def.name;
-        let lower = name.as_str().to_ascii_lowercase();
-        if lower.starts_with("watershed_") || lower.starts_with("sqlite_") {
+        if is_internal(name.as_str()) {
             return Ok(Err("the name is reserved".to_owned()));
         }
         let Some(columns) = declared(conn, name)? else {

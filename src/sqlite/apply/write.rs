@@ -205,7 +205,8 @@ impl Writer<'_> {
     }
 
     fn truncate(&mut self) -> Result<(), RowFail> {
-        let sql: Arc<str> = format!("DELETE FROM main.{}", super::target::quote(self.target.def.name.as_str())).into();
+        let sql: Arc<str> =
+            format!("DELETE FROM main.{}", crate::sqlite::connect::quote_ident(self.target.def.name.as_str())).into();
         self.conn.execute(&sql, []).map(drop).map_err(|error| RowFail::Sql(error, sql))
     }
 }

@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod fixture;
 mod folder;
 
 use watershed::log::memory::MemoryLog;

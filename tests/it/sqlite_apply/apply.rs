@@ -219,3 +219,33 @@ fn a_missing_database_is_an_error_and_is_not_created() {
     assert!(error.to_string().contains("missing.db"), "{error}");
     assert!(!missing.exists());
 }
+
+#[test]
+fn received_changes_are_never_captured_and_local_ones_are() {
+    let db = Database::new("CREATE TABLE orders(id INTEGER PRIMARY KEY, note UNIQUE, total);");
+    let options = watershed::sqlite::CaptureOptions {
+        path: db.path.clone(),
+        log: LOG,
+        captured: Arc::new(|_: &watershed::model::TableName| true),
+        spool_dir: db.path.parent().expect("a folder").to_path_buf(),
+        node: "here".into(),
+        resume: None,
+    };
+    let mut capture = watershed::sqlite::Capture::open(options).expect("installs");
+    while capture.poll().expect("looks").is_some() {}
+    let mut log = Script::default();
+    for (fire_triggers, id) in [(false, 1), (true, 2)] {
+        let after = log.tail().0;
+        log.one(&orders(), &[insert(order(id, "a")), update(None, order(id, "b")), delete(order(id, "b"))]);
+        log.one(&orders(), &[insert(order(id, &format!("kept {id}")))]);
+        let mut options = ApplierOptions::new(&db.path, LOG);
+        options.fire_triggers = fire_triggers;
+        let mut view = Applier::open(options).expect("opens");
+        run(view.apply(&log.batch(after, log.tail().0))).expect("applies");
+        assert_eq!(view.lanes(), []);
+        assert!(capture.poll().expect("looks").is_none(), "captured what was received (triggers on: {fire_triggers})");
+        db.conn().execute("INSERT INTO orders VALUES (?1, ?1, ?1)", [id + 100]).expect("a local write");
+        assert!(capture.poll().expect("looks").is_some());
+    }
+    assert_eq!(db.rows("SELECT id FROM orders ORDER BY id"), ["1", "2", "101", "102"]);
+}

@@ -222,6 +222,9 @@ fn a_copy_never_touches_rows_that_the_receiver_owns() {
         run(view.set_lane(&name, Some(Lane { table: name.clone(), after: Position(0), state }))).expect("sets");
         let chunk = CopyChunk { table: read.def, after: None, upto: None, rows: read.rows };
         let mine = |_: &TableDef, row: &Row| row[0] == int(1) || row[0] == int(3);
+        let foreign = CopyChunk { upto: Some(vec![int(1), int(2)]), ..chunk.clone() };
+        let refused = run(view.copy_chunk(&foreign, &scope, &mine)).expect_err("not a key of this table");
+        assert!(matches!(refused, ViewError::Table { .. }), "{refused}");
         run(view.copy_chunk(&chunk, &scope, &mine)).expect("writes");
         assert!(run(view.copy_chunk(&chunk, &scope, &mine)).is_err(), "a chunk that does not continue the copy");
     };

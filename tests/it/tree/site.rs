@@ -54,7 +54,7 @@ impl Drop for Site {
         if std::thread::panicking() {
             let log = fs::read_to_string(self.dir.join("node.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- log of {}:\n{}", self.name, lines[lines.len().saturating_sub(40)..].join("\n"));
+            eprintln!("--- log of {}:\n{}", self.name, lines[lines.len().saturating_sub(12)..].join("\n"));
         }
     }
 }

@@ -1,0 +1,6 @@
+//! Links on real sockets.
+
+mod exchange;
+mod faults;
+mod host;
+mod hostile;
