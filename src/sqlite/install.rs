@@ -37,7 +37,8 @@ struct Found {
 
 /// Installs, renews and removes triggers, in the write transaction that the caller has begun. A table whose rows may
 /// have changed unseen gets a `COPIED` row in the change table: after all changes logged before, in the same commit as
-/// its triggers. Gives back the tables that are gone.
+/// its triggers. Gives back the tables that are gone, or were rebuilt so that they
+/// cannot be captured any more.
 pub(crate) fn reconcile(
     conn: &Connection,
     captures: Captures<'_>,
@@ -53,11 +54,12 @@ pub(crate) fn reconcile(
     let mut dropped = Vec::new();
     for before in &current {
         let table = all.iter().find(|table| table.def.name.as_str() == before.name);
-        if table.is_some_and(|table| table.refusal.is_none() && captures(&table.def.name)) {
+        let wanted = table.is_none_or(|table| captures(&table.def.name));
+        if wanted && table.is_some_and(|table| table.refusal.is_none()) {
             continue;
         }
         conn.execute("UPDATE watershed_tables SET current = 0 WHERE id = ?1", [before.id])?;
-        if let (None, Ok(name)) = (table, before.name.parse()) {
+        if let (true, Ok(name)) = (wanted, before.name.parse()) {
             dropped.push(name);
         }
     }

@@ -1,4 +1,4 @@
-//! SQLite: changes captured by triggers, and received changes applied.
+//! SQLite: changes captured by triggers, received changes applied, chunks of first copies, and comparisons.
 
 mod apply;
 mod assemble;

@@ -37,6 +37,6 @@ pub struct Captured {
     pub changes: u64,
     /// Tables whose rows may have changed unseen, so that the draft has a `copied` for them.
     pub recreated: Vec<TableName>,
-    /// Captured tables that are gone.
+    /// Captured tables that are gone, or cannot be captured any more.
     pub dropped: Vec<TableName>,
 }

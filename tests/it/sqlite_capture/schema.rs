@@ -114,6 +114,9 @@ fn a_table_dropped_and_made_again_is_announced_even_if_empty() {
     assert_eq!(replay.dropped, ["t"]);
     bed.shell("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT)");
     assert_eq!(ops(&replay.drain(&mut capture).concat()), ["copied"]);
+    bed.shell("DROP TABLE t; CREATE TABLE t(id INTEGER, a TEXT); INSERT INTO t VALUES (1, 'no key')");
+    assert!(replay.drain(&mut capture).concat().is_empty());
+    assert_eq!(replay.dropped, ["t", "t"], "without a key it cannot be captured");
 }
 
 #[test]
