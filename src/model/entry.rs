@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 
 use super::codec;
+use super::envelope;
 use super::{Change, CodecError, Fingerprint, Lamport, Origin, Timestamp};
 
 /// What stands around the changes of a transaction.
@@ -46,7 +47,7 @@ pub struct Entry {
 impl Entry {
     /// Encodes a header and already encoded changes (see [`super::encode_changes`]).
     pub fn new(header: EntryHeader, changes: Bytes) -> Entry {
-        let bytes = Bytes::from(codec::encode_entry(&header, &changes));
+        let bytes = Bytes::from(envelope::encode_entry(&header, &changes));
         let end = bytes.len() as u32;
         Entry {
             changes: end - changes.len() as u32..end,
@@ -58,13 +59,13 @@ impl Entry {
 
     /// Checks an entry's envelope; the changes stay encoded until [`Entry::changes`].
     pub fn decode(bytes: Bytes) -> Result<Entry, CodecError> {
-        let changes = codec::check_entry(&bytes)?;
+        let changes = envelope::check_entry(&bytes)?;
         Ok(Entry { bytes, changes, header: OnceLock::new(), changes_bytes: OnceLock::new() })
     }
 
     /// The envelope.
     pub fn header(&self) -> &EntryHeader {
-        self.header.get_or_init(|| Box::new(codec::decode_header(&self.bytes).expect("it was checked in decode")))
+        self.header.get_or_init(|| Box::new(envelope::decode_header(&self.bytes).expect("it was checked in decode")))
     }
 
     /// The whole entry, as it is stored and sent.
