@@ -200,9 +200,9 @@ fn cpu_ns() -> u64 {
     text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
-fn sequential_read(dir: &Path, runtime: &tokio::runtime::Runtime) {
+fn sequential_read(dir: &Path, runtime: &tokio::runtime::Runtime, headers: bool) {
     let table = table();
-    let log = open(dir.join("log-read"));
+    let log = open(dir.join(format!("log-read-{headers}")));
     for _ in 0..400 {
         runtime.block_on(log.append(append(&table, 1000))).expect("appended");
     }
@@ -219,13 +219,17 @@ fn sequential_read(dir: &Path, runtime: &tokio::runtime::Runtime) {
                 break;
             }
             records += batch.entries.len();
+            if headers {
+                records -= batch.entries.iter().filter(|logged| logged.entry.header().part > 0).count();
+            }
             from = batch.next;
         }
         assert_eq!(records, 400_000);
         rates.push(records as f64 / start.elapsed().as_secs_f64());
         cpu_rates.push(records as f64 * 1e9 / (cpu_ns() - cpu) as f64);
     }
-    println!("sequential read (median of {ROUNDS} rounds, lowest..highest; records/s, target 5000000):");
+    let how = if headers { "with every header decoded" } else { "headers checked, not decoded" };
+    println!("sequential read, {how} (median of {ROUNDS} rounds, lowest..highest; records/s, target 5000000):");
     println!("  by the clock       {}", spread(&rates));
     println!("  by this thread's CPU time, which other processes disturb less {}", spread(&cpu_rates));
 }
@@ -245,6 +249,7 @@ fn main() {
         concurrent(dir.path(), &runtime);
     }
     if wanted("read") {
-        sequential_read(dir.path(), &runtime);
+        sequential_read(dir.path(), &runtime, false);
+        sequential_read(dir.path(), &runtime, true);
     }
 }

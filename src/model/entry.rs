@@ -1,8 +1,13 @@
 //! An entry: one transaction (or one part of a large one) as its bytes, with the envelope read.
 
+use std::fmt;
+use std::ops::Range;
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 
 use super::codec;
+use super::envelope;
 use super::{Change, CodecError, Fingerprint, Lamport, Origin, Timestamp};
 
 /// What stands around the changes of a transaction.
@@ -28,30 +33,39 @@ pub struct EntryHeader {
     pub tables: Vec<Fingerprint>,
 }
 
-/// An entry, encoded. Cloning is cheap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An entry, encoded. Cloning is cheap. Two entries are equal if their bytes are.
+#[derive(Clone)]
 pub struct Entry {
-    header: EntryHeader,
-    changes: Bytes,
     bytes: Bytes,
+    /// Where in `bytes` the changes are.
+    changes: Range<u32>,
+    /// Read when it is first asked for: many entries are passed on, or over, by what stands in their batch.
+    header: OnceLock<Box<EntryHeader>>,
+    changes_bytes: OnceLock<Bytes>,
 }
 
 impl Entry {
     /// Encodes a header and already encoded changes (see [`super::encode_changes`]).
     pub fn new(header: EntryHeader, changes: Bytes) -> Entry {
-        let bytes = Bytes::from(codec::encode_entry(&header, &changes));
-        Entry { header, changes, bytes }
+        let bytes = Bytes::from(envelope::encode_entry(&header, &changes));
+        let end = bytes.len() as u32;
+        Entry {
+            changes: end - changes.len() as u32..end,
+            bytes,
+            header: OnceLock::from(Box::new(header)),
+            changes_bytes: OnceLock::from(changes),
+        }
     }
 
-    /// Reads an entry's envelope; the changes stay encoded until [`Entry::changes`].
+    /// Checks an entry's envelope; the changes stay encoded until [`Entry::changes`].
     pub fn decode(bytes: Bytes) -> Result<Entry, CodecError> {
-        let (header, changes) = codec::decode_entry(&bytes)?;
-        Ok(Entry { header, changes, bytes })
+        let changes = envelope::check_entry(&bytes)?;
+        Ok(Entry { bytes, changes, header: OnceLock::new(), changes_bytes: OnceLock::new() })
     }
 
     /// The envelope.
     pub fn header(&self) -> &EntryHeader {
-        &self.header
+        self.header.get_or_init(|| Box::new(envelope::decode_header(&self.bytes).expect("it was checked in decode")))
     }
 
     /// The whole entry, as it is stored and sent.
@@ -61,11 +75,25 @@ impl Entry {
 
     /// The encoded changes.
     pub fn changes_bytes(&self) -> &Bytes {
-        &self.changes
+        self.changes_bytes.get_or_init(|| self.bytes.slice(self.changes.start as usize..self.changes.end as usize))
     }
 
     /// Decodes the changes.
     pub fn changes(&self) -> Result<Vec<Change>, CodecError> {
-        codec::decode_changes(&self.changes)
+        codec::decode_changes(self.changes_bytes())
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Entry {}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("header", self.header()).field("changes", self.changes_bytes()).finish()
     }
 }

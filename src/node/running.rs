@@ -177,7 +177,9 @@ async fn open_database(
     for warning in &found.warnings {
         tracing::warn!("{warning}");
     }
-    let resume = log.source_cursor(LinkId::LOCAL).filter(|cursor| !folder.is_dropped(cursor));
+    let known = log.source_cursor(LinkId::LOCAL);
+    let dropped = known.as_ref().is_some_and(|cursor| folder.is_dropped(cursor));
+    let resume = known.filter(|_| !dropped);
     let options = CaptureOptions {
         path: database.path.clone(),
         log: log.id(),
@@ -186,7 +188,11 @@ async fn open_database(
         node: settings.name.clone().into(),
         resume,
     };
-    let capture = Capture::open(options).map_err(|error| capture_error(&error))?;
+    let mut capture = Capture::open(options).map_err(|error| capture_error(&error))?;
+    if dropped {
+        // What changed while nothing was captured is not known: whoever follows these tables copies them afresh.
+        found.tables.iter().for_each(|table| capture.request_rescan(&table.name));
+    }
     let options =
         ApplierOptions { fire_triggers: database.fire_triggers, ..ApplierOptions::new(&database.path, log.id()) };
     let mut view = Applier::open(options).map_err(|error| {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use super::format::{BATCH_HEADER, BatchHeader, FLAG_LARGE, entry_at};
+use super::format::{BATCH_HEADER, BatchHeader, FLAG_LARGE, FLAG_LAST_PART, entry_at};
 use super::scan::{Parsed, parse};
 use super::segment::{Place, Segment};
 use super::shared::Shared;
@@ -254,7 +254,8 @@ fn take_entries(batch: &Parsed, collected: &mut Collected) -> Result<bool, Strin
         }
         collected.bytes += bytes.len();
         let entry = Entry::decode(bytes).map_err(|e| e.to_string())?;
-        collected.next = match entry.header().more {
+        let last_part = header.is(FLAG_LAST_PART) && i + 1 == header.count;
+        collected.next = match header.is(FLAG_LARGE) && !last_part {
             true => ReadFrom { after: Position(here.0.0.saturating_sub(1)), part: here.1.saturating_add(1) },
             false => here.0.into(),
         };

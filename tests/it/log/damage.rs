@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use watershed::log::segments::{OpenError, SegmentLog, SegmentOptions};
-use watershed::log::{Log, SourceError};
+use watershed::log::{Log, Source, SourceError};
 use watershed::model::Position;
 use watershed::testing::log_conformance::{append, arrival, large, local, read_all, relayed, texts};
 use watershed::testing::log_storage::FaultyStorage;
@@ -142,5 +143,46 @@ async fn an_unreached_tail_of_zeroes_anywhere_is_an_acknowledged_prefix_or_is_na
         damaged.get_mut(name).expect("it is there")[offset..].fill(0);
         // Nothing is left that could prove what was lost, so a prefix is all that can be asked for.
         outcome(&damaged, &acknowledged).await;
+    }
+}
+
+/// The same CRC as the log's, bit by bit: the input is small.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ if crc & 1 != 0 { 0x82f6_3b78 } else { 0 })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whoever writes valid CRCs reaches the checks behind them; they must not panic either.
+    #[test]
+    fn batch_headers_forged_with_valid_crcs_never_panic(
+        batch in 0..12usize, at in 8..84usize, forged in prop::collection::vec(any::<u8>(), 1..9),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let (mut logs, _) = logs().await;
+            let (name, bytes) = logs[1].iter().nth(batch % 3).expect("segments");
+            let begins = |at: usize| bytes[at..].starts_with(b"WSb\xA7");
+            let batches: Vec<usize> = (0..bytes.len() - 88).filter(|at| begins(*at)).collect();
+            let (name, start) = (name.clone(), batches[batch % batches.len()]);
+            let bytes = logs[1].get_mut(&name).expect("it is there");
+            let end = (start + at + forged.len()).min(start + 88);
+            bytes[start + at..end].copy_from_slice(&forged[..end - start - at]);
+            let crc = crc32c(&bytes[start + 8..start + 88]);
+            bytes[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+            let opened = SegmentLog::open(options(&FaultyStorage::with_files(logs[1].clone())));
+            if let Ok(log) = opened {
+                let mut from = Position::ZERO.into();
+                while let Ok(batch) = log.read(from, Default::default()).await {
+                    if batch.entries.is_empty() {
+                        break;
+                    }
+                    from = batch.next;
+                }
+            }
+        });
     }
 }
