@@ -3,7 +3,7 @@
 
 use bytes::{Buf, Bytes};
 use prost::Message;
-use prost::encoding;
+use prost::encoding::{self, DecodeContext, WireType};
 use thiserror::Error;
 
 use super::value::Kind;
