@@ -85,9 +85,12 @@ fn not_opened(config: &Config, error: OpenError) -> ExitError {
         OpenError::Locked { .. } => {
             (Exit::Locked, "another process has the log", "stop it, or ask it over its `listen`")
         }
-        OpenError::Damaged { .. } => {
-            (Exit::Operator, "the log is damaged", "nothing was changed; copy the folder before anything else")
-        }
+        OpenError::Damaged { .. } => (
+            Exit::Operator,
+            "the log is damaged",
+            "nothing was changed; copy the folder before anything else; then put it back from a backup of both it and the \
+             database, or move it away and run `watershed source drop database --yes` to begin a new log",
+        ),
         OpenError::DiskFull { .. } | OpenError::Io(_) => (Exit::Failure, "the log cannot be opened", "see the reason"),
     };
     ExitError::new("WS-CLI-020", exit, message, why, fix)

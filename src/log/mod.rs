@@ -153,7 +153,7 @@ pub enum CursorRefused {
         actual: LogId,
     },
     /// The log never had that epoch: it was restored from a backup, or is a copy.
-    #[error("the cursor's epoch {0:?} is not listed in this log: the log was restored or copied")]
+    #[error("the cursor's epoch {0} is not listed in this log: the log was restored or copied")]
     UnknownEpoch(Epoch),
     /// That epoch ended before the cursor's position.
     #[error("the cursor's position {position} is beyond the end of its epoch, {end}")]

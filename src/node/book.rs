@@ -21,7 +21,8 @@ pub struct Known {
     pub role: String,
     /// What it has acknowledged of our log (a position).
     pub acknowledged: u64,
-    /// Raised whenever it starts anew on our log: it copies everything afresh.
+    /// Drawn whenever it starts anew on our log: it copies everything afresh. Never counted, because a book that was lost
+    /// or a peer that was dropped would make a number come again.
     pub generation: u64,
     /// Paused by an operator.
     #[serde(default)]
@@ -81,8 +82,8 @@ impl Book {
     }
 
     /// Records a peer that has been admitted, before anything is sent to it. A child has one parent: a new one replaces
-    /// the one before.
-    pub fn meet(&self, name: &str, log: LogId, role: Role) -> io::Result<()> {
+    /// the one before. True when it was not known.
+    pub fn meet(&self, name: &str, log: LogId, role: Role) -> io::Result<bool> {
         // Our role on the link tells theirs.
         let theirs = if role == Role::Child { "parent" } else { "child" };
         let mut peers = self.peers();
@@ -91,18 +92,20 @@ impl Book {
         }
         let same = peers.get(name).is_some_and(|known| known.log == log.to_string() && known.role == theirs);
         if same {
-            return Ok(());
+            return Ok(false);
         }
-        let known = Known { log: log.to_string(), role: theirs.into(), acknowledged: 0, generation: 1, paused: false };
+        let generation = rand::random();
+        let known = Known { log: log.to_string(), role: theirs.into(), acknowledged: 0, generation, paused: false };
         peers.insert(name.into(), known);
-        self.save(&peers)
+        self.save(&peers)?;
+        Ok(true)
     }
 
-    /// The peer starts anew on our log, at `from`; gives its new generation.
+    /// The peer starts anew on our log, at `from`; with a new generation.
     pub fn renew(&self, name: &str, from: Position) -> io::Result<()> {
         let mut peers = self.peers();
         if let Some(known) = peers.get_mut(name) {
-            known.generation += 1;
+            known.generation = rand::random();
             known.acknowledged = from.0;
         }
         self.save(&peers)

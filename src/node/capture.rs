@@ -81,10 +81,19 @@ impl Capturing {
     }
 
     fn stopped(&self, error: &CaptureError) {
-        tracing::error!("error[WS-CAPTURE-001]: local changes are not captured any more: {error}");
+        let replaced = error.needs_operator();
+        let todo = match replaced {
+            true => {
+                "stop the node; then put back the database that was there, or, to accept it as it is now, run `watershed source drop \
+                 database --yes`; and start it again"
+            }
+            false => "mend the cause and start the node again; what was not captured waits in the database",
+        };
+        tracing::error!("error[WS-CAPTURE-001]: local changes are not captured any more: {error} / do: {todo}");
         self.shared.capture.send_modify(|state| {
-            state.error = Some(error.to_string());
+            state.error = Some(format!("{error} / do: {todo}"));
             state.stopped = true;
+            state.replaced = replaced;
         });
     }
 
@@ -112,7 +121,14 @@ impl Capturing {
         let draft = match self.shared.policy.ownership.guard(draft, &tables, &self.shared.log.catalog(), &told) {
             Ok(draft) => draft,
             Err(error) => {
-                tracing::error!("error[WS-CAPTURE-003]: {error}");
+                // Going on would move the cursor past what was not logged.
+                tracing::error!(
+                    "error[WS-CAPTURE-003]: local changes wait in the database: who owns them cannot be told: {error} / do: correct \
+                     owner_by in the configuration, and restart the node or send it SIGHUP"
+                );
+                self.shared.capture.send_modify(|state| state.error = Some(error.to_string()));
+                self.capture.retry();
+                std::thread::sleep(REPORT_INTERVAL);
                 return;
             }
         };

@@ -183,11 +183,12 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         }
         let answer = tokio::select! {
             _ = shared.stop.cancelled() => return,
+            // On the next link the copy goes on where it stands.
+            () = wanted.handle.closed() => return,
             answer = timeout(CHUNK_TIMEOUT, answer_to(&wanted, &after, chunks)) => answer,
         };
         let (chunk, left, settled) = match answer {
-            Err(_) if shared.links().contains_key(&wanted.link) => continue,
-            Err(_) => return,
+            Err(_) => continue,
             Ok(Answer::Refused(why)) => {
                 tracing::debug!(%table, "{} does not give {table} now: {why}", wanted.peer);
                 tokio::time::sleep(REFUSED_DELAY).await;

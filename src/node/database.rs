@@ -117,7 +117,12 @@ impl Applying {
         let mut lanes = LaneReaders::default();
         let mut busy_since: Option<tokio::time::Instant> = None;
         self.publish().await?;
+        let mut capture = self.shared.capture.subscribe();
         while !self.shared.stop.is_cancelled() {
+            if capture.borrow_and_update().replaced {
+                // Our connection may hold a file that is not at its path any more: what is written there would be lost.
+                return Err(ViewError::Failed("the database file was restored or replaced".into()).into());
+            }
             while let Ok(command) = self.commands.try_recv() {
                 self.command(command).await?;
             }
@@ -146,6 +151,7 @@ impl Applying {
                 _ = stop.cancelled() => {}
                 _ = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
                 _ = tail.changed(), if wait.is_none() => {}
+                _ = async { capture.wait_for(|state| state.replaced).await.is_ok() } => {}
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(command).await?,
                     None => return Ok(()),

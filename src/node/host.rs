@@ -124,14 +124,16 @@ impl NodeHost {
                 }
             }
         }
-        if peer.below.iter().any(|below| below.node.log == me.log) {
+        // A parent may still count an earlier connection of ours among what is below it.
+        if role == Role::Parent && peer.below.iter().any(|below| below.node.log == me.log) {
             let message = format!(
-                "{:?} is above this node: linking would close a cycle / do: correct [parent] url",
-                peer.node.name
+                "this node is below {:?} already: linking would close a cycle / why: links form a tree / do: correct [parent] url \
+                 at {:?}",
+                peer.node.name, peer.node.name
             );
             return Err(refusal("WS-NODE-004", message, false));
         }
-        self.check_known(role, peer)
+        self.check_known(role, peer).and_then(|()| self.check_twin(peer))
     }
 
     fn check_known(&self, role: Role, peer: &Hello) -> Result<(), Refusal> {
@@ -285,11 +287,14 @@ impl Host for NodeHost {
             |error: std::io::Error| refusal("WS-NODE-007", format!("the data folder cannot be written: {error}"), true);
         let link = LinkId(peer.node.log);
         let name = &*peer.node.name;
-        shared.book.meet(name, peer.node.log, role).map_err(failed)?;
+        let new = shared.book.meet(name, peer.node.log, role).map_err(failed)?;
         let (start, known) = self.start(peer)?;
         let sieve = Arc::new(shared.policy.sieve(role, name, link));
         if !known {
             shared.book.renew(name, start.position).map_err(failed)?;
+        }
+        if new || !known {
+            // Our hello spoke of another generation.
             let offers = self.offers(role, name, &sieve, self.generation(name))?;
             handle.send(Control::Offers(offers)).await;
         }
@@ -297,6 +302,7 @@ impl Host for NodeHost {
         let standing = Link {
             role,
             node: peer.node.clone(),
+            epoch: peer.epoch,
             connection: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
             handle,
             offers: peer.offers.clone(),
@@ -356,7 +362,15 @@ impl Host for NodeHost {
                 }
                 (Err(error), _) => {
                     let retryable = error.is_retryable();
-                    return Err(refusal("WS-LOG-002", format!("what came could not be logged: {error}"), retryable));
+                    let todo = match &error {
+                        AppendError::Diverged { .. } => {
+                            "at the node whose log that is, put the newer data folder back; or begin a new log there: stop it, move \
+                             its data folder away, run `watershed source drop database --yes`, and start it again"
+                        }
+                        _ => "see the reason; the link is tried again, and nothing is lost",
+                    };
+                    let message = format!("what came could not be logged: {error} / do: {todo}");
+                    return Err(refusal("WS-LOG-002", message, retryable));
                 }
             }
         }

@@ -18,6 +18,7 @@ mod running;
 mod settings;
 mod shared;
 mod status;
+mod twin;
 mod wiring;
 
 pub use database::ApplyState;

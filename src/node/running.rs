@@ -49,7 +49,13 @@ impl Node {
         let folder = Folder::open(&settings.data_dir)?;
         let segments = Arc::new(open_log(&settings)?);
         let log: Arc<dyn Log> = segments.clone();
-        let book = Book::open(&settings.data_dir).map_err(|error| folder.unusable(&error))?;
+        let torn = log.info().torn_bytes;
+        if torn > 0 {
+            tracing::warn!(
+                "the log's torn tail of {torn} bytes was cut: the last run was killed; nothing that was durable is lost"
+            );
+        }
+        let book = Book::open(&settings.data_dir).map_err(|error| unreadable_book(&folder, &error))?;
         let stop = CancellationToken::new();
         let opened = match &settings.database {
             Some(database) => Some(open_database(&settings, database, &log, &folder).await?),
@@ -141,6 +147,19 @@ fn handle(database: &DatabaseSettings, commands: mpsc::Sender<Command>) -> Datab
         commands,
         state: watch::Sender::new(ApplyState::default()),
     }
+}
+
+fn unreadable_book(folder: &Folder, error: &std::io::Error) -> NodeError {
+    if error.kind() != std::io::ErrorKind::InvalidData {
+        return folder.unusable(error);
+    }
+    NodeError::new(
+        "WS-NODE-021",
+        Exit::Operator,
+        format!("what this node knows of its peers cannot be read: {error}"),
+        "by it a peer that was re-created under its old name is told from the one before",
+        "put the file back from a backup; or remove it: the peers that link are then taken as they are",
+    )
 }
 
 fn open_log(settings: &Settings) -> Result<SegmentLog, NodeError> {

@@ -24,6 +24,8 @@ pub struct Link {
     pub role: Role,
     /// Who is at the other end.
     pub node: NodeRef,
+    /// The run of the peer: another process on a copy of its log has another one.
+    pub epoch: Epoch,
     /// Tells this connection from an earlier one with the same peer.
     pub connection: u64,
     /// Sends control messages.
@@ -96,6 +98,8 @@ pub struct CaptureState {
     pub error: Option<String>,
     /// The error needs an operator.
     pub stopped: bool,
+    /// The database file is not the one that the node opened: nothing may be applied to that either.
+    pub replaced: bool,
 }
 
 /// A message of a first copy, with the peer it came from.

@@ -10,6 +10,9 @@ use crate::model::Timestamp;
 use crate::peer::Role;
 use crate::view::LaneState;
 
+/// How long a refusal is shown beside a link that stands, in microseconds.
+const REFUSAL_SHOWN_US: i64 = 60_000_000;
+
 /// `/v1/status`.
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -234,10 +237,28 @@ pub fn ready(shared: &Shared) -> (bool, Vec<String>) {
             }
         }
     }
-    for (name, (_, why)) in shared.refusals().iter() {
-        problems.push(format!("link with {name}: {why}"));
-    }
+    problems.extend(link_problems(shared));
     (ready, problems)
+}
+
+/// Why links do not stand.
+fn link_problems(shared: &Shared) -> Vec<String> {
+    let linked: Vec<Box<str>> = shared.links().values().map(|link| link.node.name.clone()).collect();
+    let now = Timestamp::now().0;
+    // Beside a link that stands, only what happens now counts: somebody else tries under its name.
+    let counts =
+        |name: &str, at: &Timestamp| !linked.iter().any(|linked| **linked == *name) || now - at.0 < REFUSAL_SHOWN_US;
+    let refusals = shared.refusals();
+    let mut problems: Vec<String> = refusals
+        .iter()
+        .filter(|(name, (at, _))| counts(name, at))
+        .map(|(name, (_, why))| format!("link with {name}: {why}"))
+        .collect();
+    let dial = shared.dial.borrow();
+    if let Some(why) = dial.last_error.as_ref().filter(|_| dial.connected_since.is_none() && problems.is_empty()) {
+        problems.push(format!("link with the parent: {why}"));
+    }
+    problems
 }
 
 fn log_status(shared: &Shared) -> LogStatus {

@@ -32,4 +32,9 @@ impl LinkHandle {
     pub async fn send(&self, control: Control) -> bool {
         self.control.send(control).await.is_ok()
     }
+
+    /// Waits until the link is gone.
+    pub async fn closed(&self) {
+        self.control.closed().await;
+    }
 }

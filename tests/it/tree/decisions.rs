@@ -8,7 +8,7 @@ use super::site::{Ground, Site, wait, wait_equal};
 const SCHEMA: &str = "pragma journal_mode = wal; create table orders (id integer primary key, note text);";
 
 /// A child that sends `orders` to its parent.
-fn pair(ground: &Ground) -> (Site, Site) {
+pub fn pair(ground: &Ground) -> (Site, Site) {
     let [mut hq, mut north] = ["hq", "north"].map(|name| ground.site(name, SCHEMA));
     hq.configure(None, "");
     north.configure(Some(hq.port), "[send.parent]\ntables = [\"orders\"]\n");
@@ -17,7 +17,7 @@ fn pair(ground: &Ground) -> (Site, Site) {
     (hq, north)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     if from.is_dir() {
         fs::create_dir_all(to).expect("a folder");
         for entry in fs::read_dir(from).expect("a folder") {
@@ -29,16 +29,16 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn swap(from: &Path, to: &Path) {
+pub fn swap(from: &Path, to: &Path) {
     if to.is_dir() {
         fs::remove_dir_all(to).expect("removed");
     }
     copy(from, to);
 }
 
-const ORDERS: &str = "select * from orders order by id";
+pub const ORDERS: &str = "select * from orders order by id";
 
-fn problem(site: &Site, text: &str) {
+pub fn problem(site: &Site, text: &str) {
     wait(&format!("{} says {text:?}", site.name), || site.status()["problems"].to_string().contains(text));
 }
 

@@ -3,4 +3,5 @@
 mod decisions;
 mod kills;
 mod levels;
+mod restores;
 mod site;
