@@ -16,7 +16,11 @@ fn is_local(host: &str) -> bool {
     let host = host.rsplit_once("://").map_or(host, |(_, host)| host);
     let name = match host.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
+        None => match host.split_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            Some(_) => return false,
+            None => host,
+        },
     };
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
@@ -25,8 +29,8 @@ fn is_local(host: &str) -> bool {
 pub async fn local_only(request: Request, next: Next) -> Response {
     for name in [header::HOST, header::ORIGIN] {
         let foreign = |headers: &HeaderMap| {
-            let value = headers.get(&name)?.to_str().unwrap_or("(not text)");
-            (!is_local(value)).then(|| value.to_owned())
+            let mut values = headers.get_all(&name).iter().map(|value| value.to_str().unwrap_or("(not text)"));
+            values.find(|value| !is_local(value)).map(str::to_owned)
         };
         if let Some(value) = foreign(request.headers()) {
             let message = format!("the {name} header {value:?} is not of this machine");
@@ -68,7 +72,14 @@ mod tests {
         for host in ["localhost:7070", "127.0.0.1", "[::1]:7070", "http://127.0.0.1:7070", "http://localhost"] {
             assert!(is_local(host), "{host}");
         }
-        for host in ["example.org", "127.0.0.1.example.org", "http://evil.example", "[2001:db8::1]", ""] {
+        for host in [
+            "example.org",
+            "127.0.0.1.example.org",
+            "http://evil.example",
+            "localhost:1@evil.example",
+            "[2001:db8::1]",
+            "",
+        ] {
             assert!(!is_local(host), "{host}");
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
@@ -53,9 +54,15 @@ struct Reading {
 pub async fn read(
     State(node): Shared,
     Path(log): Path<String>,
-    Query(asked): Query<Asked>,
+    asked: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(refused) => {
+            return *bad(&refused.body_text(), "give one of after, time and tail; and tables, limit, wait");
+        }
+    };
     if log != "main" {
         let message = format!("there is no log {log:?}");
         return error(StatusCode::NOT_FOUND, "WS-HTTP-007", &message, "this node has one log", "ask for `main`");

@@ -2,6 +2,7 @@
 
 mod access;
 mod entries;
+mod listener;
 mod metrics;
 mod operate;
 mod server;

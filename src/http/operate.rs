@@ -12,7 +12,13 @@ use crate::node::{Order, OrderError, Status};
 pub async fn source(State(node): Shared, Path((name, order)): Path<(String, String)>) -> Response {
     let Some(order) = Order::parse(&order) else {
         let message = format!("{order:?} is not an order");
-        return error(StatusCode::NOT_FOUND, "WS-HTTP-005", &message, "", "pause, resume, retry, skip, resync or drop");
+        return error(
+            StatusCode::NOT_FOUND,
+            "WS-HTTP-005",
+            &message,
+            "orders are words",
+            "pause, resume, retry, skip, resync or drop",
+        );
     };
     answer(&name, node.order(&name, order).await)
 }
@@ -27,7 +33,7 @@ pub async fn peer(State(node): Shared, Path((name, order)): Path<(String, String
                 StatusCode::NOT_FOUND,
                 "WS-HTTP-005",
                 &format!("{order:?} is not an order"),
-                "",
+                "a link stands or is paused",
                 "pause or resume",
             );
         }

@@ -9,13 +9,15 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use axum::{Router, middleware};
 use serde_json::json;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
+use super::listener::Ending;
 use super::{access, entries, metrics, operate};
+use crate::model::limits;
 use crate::node::{Node, Status, Tree, ready};
 use crate::peer::{Serving, Timing};
 
@@ -40,15 +42,22 @@ pub async fn serve(node: Arc<Node>, address: SocketAddr) -> Result<SocketAddr, S
     let stop = node.shared.stop.clone();
     let app = router(node.clone());
     node.shared.tasks.spawn(async move {
-        let listener = listener.tap_io(|stream| {
-            // Heartbeats and small transactions leave at once.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!("TCP_NODELAY: {error}");
-            }
-        });
-        let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
-        if let Err(error) = served.await {
-            tracing::error!("error[WS-HTTP-001]: the HTTP server ended: {error}");
+        let end = CancellationToken::new();
+        let ending = Ending { listener, end: end.clone() };
+        let told = stop.clone();
+        let served = axum::serve(ending, app).with_graceful_shutdown(async move { told.cancelled().await });
+        // Answers under way are finished; whoever has not asked, or does not read, is waited for no longer.
+        let last = async {
+            stop.cancelled().await;
+            tokio::time::sleep(limits::HTTP_DRAIN_MAX).await;
+            end.cancel();
+            std::future::pending().await
+        };
+        tokio::select! {
+            served = served.into_future() => if let Err(error) = served {
+                tracing::error!("error[WS-HTTP-001]: the HTTP server ended: {error}");
+            },
+            () = last => {}
         }
     });
     Ok(bound)
@@ -71,6 +80,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/peer", get(peer))
         .merge(orders)
         .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn(access::local_only))
         .with_state(node)
 }
@@ -104,6 +114,12 @@ async fn not_found(request: Request) -> Response {
         "the path is not one of this node's",
         "see `/v1/status`, `/v1/tree`, `/metrics`",
     )
+}
+
+async fn not_allowed(request: Request) -> Response {
+    let message = format!("{} is not answered with {}", request.uri().path(), request.method());
+    let why = "reading is GET, orders are POST";
+    error(StatusCode::METHOD_NOT_ALLOWED, "WS-HTTP-013", &message, why, "see the `allow` header")
 }
 
 /// An error as DESIGN's HTTP surface has it.

@@ -131,3 +131,5 @@ pub const CAPTURE_BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 pub const CAPTURE_FILE_INTERVAL: Duration = Duration::from_secs(1);
 /// Rows per table that may be waiting to be known as replaced; a statement has at most one per unique key.
 pub const CAPTURE_RIVALS_MAX: usize = 64;
+/// How long a node that stops waits for HTTP requests under way.
+pub const HTTP_DRAIN_MAX: Duration = Duration::from_secs(2);

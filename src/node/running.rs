@@ -223,6 +223,13 @@ async fn open_database(
             "mend it and start again",
         )
     })?;
+    join(&mut view, log).await?;
+    let tables = selected_tables(policy, &database.path)?;
+    Ok(Opened { view, capture, tables })
+}
+
+/// The database follows this log from where it is.
+async fn join(view: &mut Applier, log: &Arc<dyn Log>) -> Result<(), NodeError> {
     let failed = |error: crate::view::ViewError| {
         NodeError::new(
             "WS-SQLITE-002",
@@ -253,8 +260,7 @@ async fn open_database(
             }
         }
     }
-    let tables = selected_tables(policy, &database.path)?;
-    Ok(Opened { view, capture, tables })
+    Ok(())
 }
 
 /// Explains what capture found.

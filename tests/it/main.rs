@@ -1,6 +1,7 @@
 //! The one integration-test binary.
 
 mod cli;
+mod errors;
 mod log;
 mod peer;
 mod sqlite_apply;

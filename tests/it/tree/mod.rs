@@ -5,3 +5,4 @@ mod kills;
 mod levels;
 mod restores;
 mod site;
+mod surfaces;
