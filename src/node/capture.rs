@@ -55,25 +55,17 @@ impl Capturing {
                 continue;
             }
             match self.capture.poll() {
-                Ok(Some(captured)) => {
-                    self.log(captured);
-                    self.completed();
-                    reported = None;
-                }
+                Ok(Some(captured)) => match self.log(captured) {
+                    Ok(()) => self.completed(&mut reported),
+                    Err(why) => self.waiting(why, &mut reported),
+                },
                 Ok(None) => {
-                    self.completed();
-                    reported = None;
+                    self.completed(&mut reported);
                     std::thread::sleep(limits::CAPTURE_POLL_INTERVAL);
                 }
                 Err(error) if error.is_retryable() => {
-                    if reported.is_none_or(|at| at.elapsed() > REPORT_INTERVAL) {
-                        tracing::warn!(
-                            "error[WS-CAPTURE-002]: {error} / do: find who locks the database; nothing is lost, capture goes on by itself"
-                        );
-                        reported = Some(Instant::now());
-                    }
-                    self.shared.capture.send_modify(|state| state.error = Some(error.to_string()));
-                    std::thread::sleep(RETRY_DELAY);
+                    let todo = "find who locks the database, or make room; nothing is lost, capture goes on by itself";
+                    self.waiting(format!("error[WS-CAPTURE-002]: {error} / do: {todo}"), &mut reported);
                 }
                 Err(error) => return self.stopped(&error),
             }
@@ -97,15 +89,28 @@ impl Capturing {
         });
     }
 
-    fn completed(&self) {
+    /// Changes stay in the database for now: says so, and waits a little.
+    fn waiting(&self, why: String, reported: &mut Option<Instant>) {
+        if reported.is_none_or(|at| at.elapsed() > REPORT_INTERVAL) {
+            tracing::error!("{why}");
+            *reported = Some(Instant::now());
+        }
+        self.shared.capture.send_modify(|state| state.error = Some(why));
+        std::thread::sleep(RETRY_DELAY);
+    }
+
+    fn completed(&self, reported: &mut Option<Instant>) {
+        if reported.take().is_some() {
+            tracing::info!("capture goes on");
+        }
         self.shared.capture.send_modify(|state| {
             state.polls += 1;
             state.error = None;
         });
     }
 
-    /// Appends until the log has it; what cannot be appended now stays in the database.
-    fn log(&mut self, captured: Captured) {
+    /// Appends; what cannot be appended now stays in the database, and comes again.
+    fn log(&mut self, captured: Captured) -> Result<(), String> {
         let Captured { draft, tables, upto, changes, recreated, dropped } = captured;
         for table in recreated.iter().chain(&dropped) {
             tracing::warn!(%table, "table {table} was created, rebuilt or dropped; who follows it copies it afresh");
@@ -122,14 +127,11 @@ impl Capturing {
             Ok(draft) => draft,
             Err(error) => {
                 // Going on would move the cursor past what was not logged.
-                tracing::error!(
+                self.capture.retry();
+                return Err(format!(
                     "error[WS-CAPTURE-003]: local changes wait in the database: who owns them cannot be told: {error} / do: correct \
                      owner_by in the configuration, and restart the node or send it SIGHUP"
-                );
-                self.shared.capture.send_modify(|state| state.error = Some(error.to_string()));
-                self.capture.retry();
-                std::thread::sleep(REPORT_INTERVAL);
-                return;
+                ));
             }
         };
         // A transaction of which nothing is left still moves the cursor.
@@ -145,13 +147,12 @@ impl Capturing {
                 }
             }
             Err(error) => {
-                tracing::error!(
-                    "error[WS-LOG-003]: local changes wait in the database: {error} / do: make room or mend the disk; capture goes on by itself"
-                );
-                self.shared.capture.send_modify(|state| state.error = Some(error.to_string()));
                 self.capture.retry();
-                std::thread::sleep(RETRY_DELAY);
+                return Err(format!(
+                    "error[WS-LOG-003]: local changes wait in the database: {error} / do: make room or mend the disk; capture goes on by itself"
+                ));
             }
         }
+        Ok(())
     }
 }

@@ -130,7 +130,9 @@ impl Applying {
             let moved = follower.step(&*log, None, &mut *self.view).await;
             let wait = match moved {
                 Ok(step) => {
-                    busy_since = None;
+                    if busy_since.take().is_some() {
+                        tracing::info!("the database is free again, applying goes on");
+                    }
                     self.publish().await?;
                     let replayed = self.replay(&*log, &mut lanes).await?;
                     if step == Step::Moved || replayed {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
@@ -311,6 +311,7 @@ impl Host for NodeHost {
             since: Timestamp::now(),
             acknowledged: known.then_some(start),
             lag: None,
+            delivered: Instant::now(),
             received: shared.received(link),
             replaced: 0,
             target: None,
@@ -444,7 +445,7 @@ impl Host for NodeHost {
 
     fn delivered(&self, peer: LinkId, lag: Duration) {
         if let Some(link) = self.0.links().get_mut(&peer) {
-            link.lag = Some(lag);
+            (link.lag, link.delivered) = (Some(lag), Instant::now());
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use super::book::Book;
 use super::database::Database;
 use super::policy::Policy;
 use crate::log::Log;
-use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, TableName, Timestamp};
+use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, TableName, Timestamp, limits};
 use crate::peer::{Below, CopyMessage, DialState, Head, LinkHandle, NodeRef, Offer, Role};
 use crate::stream::{Refused, Sieve};
 
@@ -42,6 +42,8 @@ pub struct Link {
     pub acknowledged: Option<Cursor>,
     /// Our last heartbeat took this long to be durable there, everything before it included.
     pub lag: Option<Duration>,
+    /// When that was, or when the link was made.
+    pub delivered: Instant,
     /// Earlier connections with the same peer that have been told to end and have not yet.
     pub replaced: u32,
     /// What we had received of its log, at the time it was last asked.
@@ -50,6 +52,19 @@ pub struct Link {
     pub target: Option<Position>,
     /// The tail of our log when everything up to `target` had been received.
     pub target_tail: Option<Position>,
+}
+
+impl Link {
+    /// How long ago everything that is durable there by now was sent, as far as is known: while nothing is delivered, it
+    /// grows.
+    pub fn lag_now(&self) -> Option<Duration> {
+        // A heartbeat was sent within this time of the last answer, and has not been answered.
+        let unanswered = self.delivered.elapsed().saturating_sub(limits::HEARTBEAT_INTERVAL);
+        match self.lag {
+            None if unanswered.is_zero() => None,
+            lag => Some(lag.unwrap_or_default().max(unanswered)),
+        }
+    }
 }
 
 /// A figure that only grows.

@@ -315,7 +315,7 @@ fn link_status(shared: &Shared) -> Vec<LinkStatus> {
             received: shared.received(*id).map(|cursor| cursor.position.0),
             acknowledged: link.acknowledged.map(|cursor| cursor.position.0),
             behind: link.acknowledged.map(|cursor| tail.saturating_sub(cursor.position.0)),
-            lag_ms: link.lag.map(|lag| lag.as_secs_f64() * 1e3),
+            lag_ms: link.lag_now().map(|lag| lag.as_secs_f64() * 1e3),
             error: None,
             retry_ms: None,
             receives: link.offers.iter().map(|offer| offer.table.name.to_string()).collect(),

@@ -107,7 +107,16 @@ pub enum CaptureError {
 impl CaptureError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, CaptureError::Locked { .. } | CaptureError::Spool(_))
+        use ErrorCode as Code;
+        match self {
+            CaptureError::Locked { .. } | CaptureError::Spool(_) => true,
+            // The disk or its mount, not the database: whoever mends it need not start the node again.
+            CaptureError::Sqlite { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(Code::DiskFull | Code::SystemIoFailure | Code::CannotOpen | Code::ReadOnly | Code::OutOfMemory)
+            ),
+            _ => false,
+        }
     }
 
     /// Whether database and log do not belong together any more, so that an operator must decide.

@@ -3,6 +3,7 @@
 mod decisions;
 mod kills;
 mod levels;
+mod links;
 mod restores;
 mod site;
 mod surfaces;
