@@ -1,5 +1,6 @@
 //! Trees of real processes on real files.
 
+mod balances;
 mod decisions;
 mod kills;
 mod levels;
