@@ -61,10 +61,10 @@ pub async fn run_child_timed(
             state.attempts += 1;
             state.next_attempt = None;
         });
-        let down = down_since.elapsed();
         let mut stood = false;
         let up = |peer: &Hello| {
             stood = true;
+            let down = down_since.elapsed();
             tracing::info!(parent = &*peer.node.name, url = %url, "connected to the parent; was down for {down:.1?}");
             let connected_since = Some(Timestamp::now());
             state.send_modify(|state| *state = DialState { connected_since, ..DialState::default() });
