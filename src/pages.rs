@@ -8,5 +8,7 @@ mod readme {}
 mod changes {}
 #[doc = include_str!("../docs/CLI.md")]
 mod command_line {}
+#[doc = include_str!("../docs/ERRORS.md")]
+mod errors {}
 #[doc = include_str!("../docs/CONFIGURATION.md")]
 mod configuration {}

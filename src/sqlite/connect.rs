@@ -35,7 +35,7 @@ pub(crate) fn connect(path: &Path, access: Access, busy_timeout: Duration) -> ru
 const TOUCH: &str = "SELECT count(*) FROM sqlite_schema";
 
 /// Whether a writer was killed in mid-transaction, so that its journal must be rolled back before anybody can read; a
-/// connection that only reads may not (SQLITE_READONLY_ROLLBACK, https://sqlite.org/rescode.html).
+/// connection that only reads may not (SQLITE_READONLY_ROLLBACK, <https://sqlite.org/rescode.html>).
 fn needs_recovery(conn: &Connection) -> bool {
     let touched = conn.query_row(TOUCH, [], |_| Ok(()));
     touched.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::ReadOnly))
