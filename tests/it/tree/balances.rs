@@ -39,7 +39,7 @@ while True:
     if random.random() < .1:
         time.sleep(.02)
     c.execute('commit')
-    time.sleep(.002)
+    time.sleep(.01)
 ";
 
 struct Writer(Child);

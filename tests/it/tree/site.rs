@@ -14,6 +14,15 @@ pub struct Ground {
     dir: tempfile::TempDir,
 }
 
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            eprintln!("--- what is left of the tree: {}", self.dir.path().display());
+        }
+    }
+}
+
 impl Ground {
     pub fn new() -> Ground {
         Ground { dir: tempfile::tempdir().expect("a temporary folder") }
