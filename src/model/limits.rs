@@ -27,7 +27,7 @@ pub const SEGMENT_BYTES_DEFAULT: u64 = 32 << 20;
 /// A WebSocket message between nodes.
 pub const FRAME_BYTES_MAX: usize = ENTRY_BYTES_MAX + (1 << 20);
 /// Bytes that a sender may have under way on a link before the receiver has made them durable.
-pub const LINK_CREDIT_BYTES: u64 = 8 << 20;
+pub const LINK_CREDIT_BYTES: u64 = 4 << 20;
 /// Nodes on a path to the root.
 pub const PATH_NODES_MAX: usize = 64;
 /// Nodes announced below a child.
@@ -78,7 +78,7 @@ pub const LINK_FRAME_BYTES_MAX: usize = FRAGMENT_BYTES_MAX + 64;
 /// What a message with entries costs of a link's credits at least; bounds how many may wait at the receiver.
 pub const MESSAGE_CREDIT_BYTES_MIN: u64 = 1 << 10;
 /// What a receiver gathers from a link into one append, one message aside.
-pub const LINK_APPEND_BYTES_MAX: u64 = 4 << 20;
+pub const LINK_APPEND_BYTES_MAX: u64 = 2 << 20;
 /// Heartbeats that may be under way in one direction; no further one is sent until an echo has come.
 pub const HEARTBEATS_UNANSWERED_MAX: usize = 16;
 /// Logs whose progress one heartbeat carries.
