@@ -41,7 +41,9 @@ impl Node {
         let dir = ground.join(name);
         fs::create_dir_all(&dir).expect("a folder");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
-        let parent = parent.map_or(String::new(), |port| format!("[parent]\nurl = \"127.0.0.1:{port}\"\nretry = {{ first = \"0.05s\", max = \"0.2s\" }}\n"));
+        let parent = parent.map_or(String::new(), |port| {
+            format!("[parent]\nurl = \"127.0.0.1:{port}\"\nretry = {{ first = \"0.05s\", max = \"0.2s\" }}\n")
+        });
         let text = format!(
             "[node]\nname = \"{name}\"\ndata_dir = \"data\"\nlisten = \"127.0.0.1:{port}\"\n{parent}\n[database]\nurl = \"sqlite:shop.db\"\n{sections}"
         );
@@ -140,7 +142,12 @@ fn fill(node: &Node, transactions: u64, rows: u64) {
                     Change { table: 0, op: Op::Insert, row: Some(row), old: None }
                 })
                 .collect();
-            let header = EntryHeader { node: "north".into(), time: Timestamp::now(), tables: vec![table.fingerprint], ..EntryHeader::default() };
+            let header = EntryHeader {
+                node: "north".into(),
+                time: Timestamp::now(),
+                tables: vec![table.fingerprint],
+                ..EntryHeader::default()
+            };
             Draft::Local { header, changes: encode_changes(&changes) }
         });
         let append = Append { from: LinkId::LOCAL, tables: vec![table.clone()], drafts: drafts.collect(), upto: None };
@@ -155,7 +162,12 @@ fn log_table(log: &SegmentLog) -> Arc<TableDef> {
     all.into_iter().find(|table| table.name.as_str() == "items").unwrap_or_else(|| {
         use watershed::model::Column;
         let column = |name: &str, kind: &str, key| Column { name: name.into(), type_name: kind.into(), key };
-        let columns = vec![column("id", "integer", 1), column("site", "text", 0), column("name", "text", 0), column("amount", "real", 0)];
+        let columns = vec![
+            column("id", "integer", 1),
+            column("site", "text", 0),
+            column("name", "text", 0),
+            column("amount", "real", 0),
+        ];
         Arc::new(TableDef::new("items".parse().expect("a name"), columns))
     })
 }
@@ -190,7 +202,8 @@ fn sqlite_alone(ground: &Path, transactions: u64) -> f64 {
     for chunk in 0..transactions / 1_000 {
         let transaction = connection.transaction().expect("begin");
         {
-            let mut statement = transaction.prepare_cached("insert into items values (?, ?, ?, ?)").expect("a statement");
+            let mut statement =
+                transaction.prepare_cached("insert into items values (?, ?, ?, ?)").expect("a statement");
             for row in 0..1_000 * ROWS {
                 let id = (chunk * 1_000 * ROWS + row) as i64;
                 statement.execute(params![id, "north", format!("item number {id}"), 12.5]).expect("inserted");
@@ -214,7 +227,10 @@ fn backlog(dir: &Path) {
         alone.push(sqlite_alone(ground.path(), 50_000));
     }
     let (ours, alone) = (median(ours), median(alone));
-    println!("backlog of 50,000 10-row transactions: {ours:.0} rows/s (goal 100,000); SQLite alone {alone:.0} rows/s; ratio {:.2}", ours / alone);
+    println!(
+        "backlog of 50,000 10-row transactions: {ours:.0} rows/s (goal 100,000); SQLite alone {alone:.0} rows/s; ratio {:.2}",
+        ours / alone
+    );
 }
 
 fn latency(dir: &Path) {
@@ -242,7 +258,9 @@ fn latency(dir: &Path) {
 fn memory(dir: &Path) {
     let ground = tempfile::tempdir_in(dir).expect("a folder");
     let (rate, receiver, sender) = catch_up(ground.path(), 1_000_000, 1);
-    println!("backlog of 1,000,000 1-row transactions: {rate:.0}/s; resident at most {receiver} MiB (receiver), {sender} MiB (sender); goal 200");
+    println!(
+        "backlog of 1,000,000 1-row transactions: {rate:.0}/s; resident at most {receiver} MiB (receiver), {sender} MiB (sender); goal 200"
+    );
 }
 
 fn large(dir: &Path) {
@@ -273,7 +291,10 @@ fn large(dir: &Path) {
     let memory = [&hq, &north, &n1].map(Node::memory_mib);
     println!(
         "one transaction of 1 GiB over two links: {:.1} s after its commit; resident at most {} / {} / {} MiB (root, middle, leaf); goal 200",
-        committed.elapsed().as_secs_f64(), memory[0], memory[1], memory[2]
+        committed.elapsed().as_secs_f64(),
+        memory[0],
+        memory[1],
+        memory[2]
     );
 }
 

@@ -1,7 +1,7 @@
 //! First copies, both halves: asking a peer for the chunks of a table and writing them, and serving chunks to peers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use crate::model::{
 };
 use crate::peer::{Control, CopyMessage, LinkHandle, Offer, Role};
 use crate::sqlite::Reader;
-use crate::view::{CopyChunk, CopyScope, Lane, LaneState};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, ViewError};
 
 /// A chunk that has not come by then is asked for again.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,13 +82,6 @@ async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
             .map(|(id, link)| (*id, link.role, link.node.name.clone(), link.handle.clone(), link.offers.clone()))
             .collect()
     };
-    let announced: Vec<_> = std::mem::take(&mut *shared.announced.lock().unwrap_or_else(PoisonError::into_inner));
-    for (link, table) in announced {
-        let forget = |reply| Command::SetFollowed(link, table.clone(), None, reply);
-        if let Err(error) = database.ask(forget).await {
-            tracing::warn!("{error}");
-        }
-    }
     let lanes = database.state.borrow().lanes.clone();
     release_forgotten(shared, &lanes).await;
     for (link, role, peer, handle, offers) in links {
@@ -205,7 +198,7 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         let write = Command::CopyChunk;
         let guard = guard(shared, wanted.link);
         if let Err(error) = database.ask(|reply| write(Box::new(chunk), scope.clone(), guard, reply)).await {
-            return parked(shared, &table, wanted.link, &error.to_string(), error.is_retryable()).await;
+            return parked(shared, &table, &after, &error).await;
         }
         rows_done += count;
         shared.counters.copied_chunks.add(1);
@@ -275,16 +268,22 @@ async fn finish(shared: &Arc<Shared>, wanted: &Wanted, settled: Option<Position>
     }
 }
 
-async fn parked(shared: &Arc<Shared>, table: &TableName, from: LinkId, error: &str, retryable: bool) {
+async fn parked(shared: &Arc<Shared>, table: &TableName, after: &Option<Row>, error: &ViewError) {
     let Some(database) = &shared.database else { return };
-    if retryable {
+    if error.is_retryable() {
         tracing::warn!(%table, "writing the copy of {table}: {error}");
         return tokio::time::sleep(REFUSED_DELAY).await;
     }
     let Some(lane) = database.lane(table) else { return };
-    let state = LaneState::Parked { position: lane.after.next(), error: error.to_owned(), since: Timestamp::now() };
-    let _ = database.ask(|reply| Command::SetLane(table.clone(), Some(Lane { state, ..lane }), reply)).await;
-    let _ = from;
+    // The peer has announced the table anew meanwhile: the copy begins again, and this chunk is of the one before.
+    if matches!(&lane.state, LaneState::Copying { done, .. } if done != after) {
+        return;
+    }
+    let state = LaneState::Parked { position: lane.after.next(), error: error.to_string(), since: Timestamp::now() };
+    let parking = database.ask(|reply| Command::SetLane(table.clone(), Some(Lane { state, ..lane }), reply)).await;
+    if let Err(error) = parking {
+        tracing::warn!(%table, "parking {table}: {error}");
+    }
 }
 
 /// The causation id of entries that announce a copy from that peer.
@@ -293,10 +292,10 @@ pub fn copied_from(peer: LinkId) -> String {
 }
 
 /// Logs that a table's content was copied from `from`, so that everybody else who follows it from here copies it. (The
-/// peer that it came from is not told: see [`super::outgoing`].)
-pub async fn log_copied(shared: &Arc<Shared>, from: LinkId, table: &TableName) {
+/// peer that it came from is not told: see [`super::outgoing`].) False if it could not be logged now.
+pub async fn log_copied(shared: &Arc<Shared>, from: LinkId, table: &TableName) -> bool {
     let def = shared.tables.borrow().iter().find(|def| def.name == *table).cloned();
-    let Some(def) = def else { return };
+    let Some(def) = def else { return true };
     let change = Change { table: 0, op: Op::Copied, row: None, old: None };
     let header = EntryHeader {
         node: shared.name.clone(),
@@ -307,8 +306,12 @@ pub async fn log_copied(shared: &Arc<Shared>, from: LinkId, table: &TableName) {
     };
     let draft = Draft::Local { header, changes: encode_changes(&[change]) };
     let append = Append { from: LinkId::LOCAL, tables: vec![def], drafts: vec![draft], upto: None };
-    if let Err(error) = shared.log.append(append).await {
-        tracing::error!(%table, "error[WS-COPY-001]: that {table} was copied could not be logged: {error} / do: `watershed source resync {table}` at the nodes that follow it from here");
+    match shared.log.append(append).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::error!(%table, "error[WS-COPY-001]: that {table} was copied cannot be logged: {error} / do: make room or mend the disk; it is tried again");
+            false
+        }
     }
 }
 
@@ -339,10 +342,10 @@ async fn answer(
     after: Option<Row>,
     received: Option<Cursor>,
 ) -> Option<(LinkHandle, Served)> {
-    let (handle, sieve, role, peer) = {
+    let (handle, sieve, role, peer, start) = {
         let links = shared.links();
         let link = links.get(&link)?;
-        (link.handle.clone(), link.sieve.clone(), link.role, link.node.name.clone())
+        (link.handle.clone(), link.sieve.clone(), link.role, link.node.name.clone(), link.start)
     };
     let served = async {
         let database = shared.database.as_ref().ok_or("it has no database")?;
@@ -361,9 +364,9 @@ async fn answer(
         let offers = host.offers(role, &peer, &sieve, generation).map_err(|refusal| refusal.to_string())?;
         let under = offers.into_iter().find(|offer| offer.table.name == table).ok_or("it is not selected")?.under;
         // A chunk must contain everything that the receiver has had of our log, applied here too.
-        if let Some(received) = received.filter(|cursor| cursor.log == shared.log.id()) {
-            wait_applied(shared, received.position).await?;
-        }
+        // Where it began to receive (it was new, or had fallen out) counts as much as what it has received since.
+        let received = received.filter(|cursor| cursor.log == shared.log.id()).map(|cursor| cursor.position);
+        wait_applied(shared, received.unwrap_or_default().max(start)).await?;
         let reader = match readers.remove(&table) {
             Some(reader) => reader,
             None => Reader::open(&database.path).map_err(|error| error.to_string())?,

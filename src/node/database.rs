@@ -35,6 +35,8 @@ pub enum Command {
     Followed(LinkId, Reply<Vec<(TableName, Fingerprint)>>),
     /// See [`LaneView::set_followed`].
     SetFollowed(LinkId, TableName, Option<Fingerprint>, Reply<()>),
+    /// The peer says that the table was replaced there: it is copied afresh, and a copy that is under way begins again.
+    Announced(LinkId, TableName, Reply<()>),
     /// Moves a parked lane past the failing entry and has it replayed.
     Skip(TableName, Reply<()>),
 }
@@ -261,11 +263,14 @@ impl Applying {
 
     /// The lane has reached the main cursor.
     async fn join(&mut self, lane: &Lane, settled: Option<(LinkId, Position)>) -> Result<(), FollowError> {
+        // Announced first: a crash in between announces it twice, which costs a copy; the other way round would lose it.
+        if let Some((link, _)) = settled
+            && !super::copies::log_copied(&self.shared, link, &lane.table).await
+        {
+            return Ok(());
+        }
         self.view.set_lane(&lane.table, None).await?;
         tracing::info!(table = %lane.table, "table {} has caught up and moves with the others again", lane.table);
-        if let Some((link, _)) = settled {
-            super::copies::log_copied(&self.shared, link, &lane.table).await;
-        }
         Ok(())
     }
 
@@ -280,9 +285,22 @@ impl Applying {
             Command::SetFollowed(link, table, under, reply) => {
                 drop(reply.send(self.view.set_followed(link, &table, under).await));
             }
+            Command::Announced(link, table, reply) => drop(reply.send(self.announced(link, &table).await)),
             Command::Skip(table, reply) => drop(reply.send(self.skip(&table).await)),
         }
         self.publish().await
+    }
+
+    async fn announced(&mut self, link: LinkId, table: &TableName) -> Result<(), ViewError> {
+        self.view.set_followed(link, table, None).await?;
+        let lane = self.view.lanes().into_iter().find(|lane| lane.table == *table);
+        match lane {
+            Some(Lane { after, state: LaneState::Copying { from, .. }, .. }) if from == link => {
+                let state = LaneState::Copying { from, done: None, rows: 0 };
+                self.view.set_lane(table, Some(Lane { table: table.clone(), after, state })).await
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn begin_copy(&mut self, table: TableName, from: LinkId) -> Result<(), ViewError> {

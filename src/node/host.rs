@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::outgoing::LogOutgoing;
+use super::replaced::Replaced;
 use super::shared::{Link, Shared};
 use crate::log::{Append, AppendError, Draft};
-use crate::model::{Cursor, Fingerprint, LinkId, Op, TableName, Timestamp, scan_ops};
+use crate::model::{CodecError, Cursor, Fingerprint, LinkId, Timestamp};
 use crate::peer::{
     Below, Control, CopyMessage, Head, Hello, Host, LinkHandle, NodeRef, Offer, Outgoing, PeerChange, Refusal, Role,
 };
@@ -26,6 +27,10 @@ static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 /// Implements [`Host`] over the node's shared state.
 #[derive(Clone)]
 pub struct NodeHost(pub Arc<Shared>);
+
+fn unreadable(error: &CodecError) -> Refusal {
+    refusal("WS-NODE-006", format!("an entry is not readable: {error}"), false)
+}
 
 fn refusal(code: &str, message: String, retryable: bool) -> Refusal {
     Refusal { code: code.into(), message, retryable }
@@ -183,7 +188,7 @@ impl NodeHost {
         Ok(())
     }
 
-    /// Leaves out what its writer does not own, and notes tables that the peer says were replaced.
+    /// Leaves out what its writer does not own.
     fn ingress(&self, append: Append) -> Result<Append, Refusal> {
         let shared = self.0.clone();
         let told: OnRefused = Arc::new(move |refused| shared.refused(&refused));
@@ -191,38 +196,10 @@ impl NodeHost {
         let catalog = shared.log.catalog();
         let mut drafts = Vec::with_capacity(append.drafts.len());
         for draft in append.drafts {
-            self.note_copied(append.from, &draft, &append.tables)?;
             let guarded = shared.policy.ownership.guard(draft, &append.tables, &catalog, &told);
-            drafts.push(
-                guarded.map_err(|error| refusal("WS-NODE-006", format!("an entry is not readable: {error}"), false))?,
-            );
+            drafts.push(guarded.map_err(|error| unreadable(&error))?);
         }
         Ok(Append { drafts, ..append })
-    }
-
-    fn note_copied(&self, from: LinkId, draft: &Draft, tables: &[Arc<crate::model::TableDef>]) -> Result<(), Refusal> {
-        let Draft::Relayed(entry) = draft else { return Ok(()) };
-        // Only the neighbour's own announcements count: it announces what it has copied from others itself.
-        if entry.header().origin.is_none_or(|origin| origin.log != from.0) {
-            return Ok(());
-        }
-        let bad = |error| refusal("WS-NODE-006", format!("an entry is not readable: {error}"), false);
-        for (index, op) in scan_ops(entry.changes_bytes()).map_err(bad)? {
-            let Some(fingerprint) = entry.header().tables.get(index).filter(|_| op == Op::Copied) else { continue };
-            let known = tables.iter().find(|table| table.fingerprint == *fingerprint).cloned();
-            if let Some(table) = known.or_else(|| self.0.log.catalog().get(*fingerprint)) {
-                self.announce(from, table.name.clone());
-            }
-        }
-        Ok(())
-    }
-
-    fn announce(&self, from: LinkId, table: TableName) {
-        let mut announced = self.0.announced.lock().unwrap_or_else(PoisonError::into_inner);
-        if !announced.contains(&(from, table.clone())) {
-            announced.push((from, table));
-        }
-        self.0.copy_wake.notify_one();
     }
 
     /// Tells every peer what it will be sent, after tables changed.
@@ -309,6 +286,7 @@ impl Host for NodeHost {
             below: peer.below.clone(),
             sieve: sieve.clone(),
             since: Timestamp::now(),
+            start: start.position,
             acknowledged: known.then_some(start),
             lag: None,
             delivered: Instant::now(),
@@ -341,6 +319,9 @@ impl Host for NodeHost {
         let shared = &self.0;
         let count = append.drafts.len() as u64;
         let append = self.ingress(append)?;
+        let (append, replaced) = Replaced::of(append).map_err(|error| unreadable(&error))?;
+        // Before the append: after a crash the announcement would not come again.
+        replaced.tell(shared).await?;
         let (from, tables, upto) = (append.from, append.tables.clone(), append.upto.clone());
         // Relayed entries are kept to append them again after a full disk; large ones come again from the peer.
         let again: Option<Vec<_>> = append
@@ -375,6 +356,7 @@ impl Host for NodeHost {
                 }
             }
         }
+        replaced.tell(shared).await?;
         shared.counters.received.add(count);
         Ok(())
     }

@@ -13,6 +13,7 @@ mod operate;
 mod outgoing;
 mod policy;
 mod preflight;
+mod replaced;
 mod retention;
 mod running;
 mod settings;

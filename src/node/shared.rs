@@ -14,7 +14,7 @@ use super::book::Book;
 use super::database::Database;
 use super::policy::Policy;
 use crate::log::Log;
-use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, TableName, Timestamp, limits};
+use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, Timestamp, limits};
 use crate::peer::{Below, CopyMessage, DialState, Head, LinkHandle, NodeRef, Offer, Role};
 use crate::stream::{Refused, Sieve};
 
@@ -38,6 +38,8 @@ pub struct Link {
     pub sieve: Arc<Sieve>,
     /// Since when.
     pub since: Timestamp,
+    /// After this position of our log it is sent everything; what is before, it has or copies.
+    pub start: Position,
     /// What it has durably received of our log.
     pub acknowledged: Option<Cursor>,
     /// Our last heartbeat took this long to be durable there, everything before it included.
@@ -156,8 +158,6 @@ pub struct Shared {
     pub copies: mpsc::Sender<PeerCopy>,
     /// Woken when links, offers or lanes changed, so that copies are looked at again.
     pub copy_wake: tokio::sync::Notify,
-    /// Tables that the peers' `copied` announcements ask to copy afresh.
-    pub announced: Mutex<Vec<(LinkId, TableName)>>,
     /// Figures.
     pub counters: Counters,
     /// When the node started.
@@ -282,7 +282,6 @@ impl SharedParts {
             dial: watch::Sender::new(DialState::default()),
             copies,
             copy_wake: tokio::sync::Notify::new(),
-            announced: Mutex::default(),
             counters: Counters::default(),
             started: Timestamp::now(),
             stop: self.stop,
