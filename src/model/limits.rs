@@ -133,3 +133,7 @@ pub const CAPTURE_FILE_INTERVAL: Duration = Duration::from_secs(1);
 pub const CAPTURE_RIVALS_MAX: usize = 64;
 /// How long a node that stops waits for HTTP requests under way.
 pub const HTTP_DRAIN_MAX: Duration = Duration::from_secs(2);
+/// A database in which nothing has been written for this long is looked at less often.
+pub const CAPTURE_QUIET_AFTER: Duration = Duration::from_secs(5);
+/// Between two looks at a quiet database: an idle node costs about 1 % of a core.
+pub const CAPTURE_QUIET_INTERVAL: Duration = Duration::from_millis(5);

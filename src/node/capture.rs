@@ -46,6 +46,7 @@ impl Capturing {
 
     fn run(mut self) {
         let mut reported: Option<Instant> = None;
+        let mut moved = Instant::now();
         while !self.shared.stop.is_cancelled() {
             while let Ok(CaptureCommand::Rescan(table)) = self.commands.try_recv() {
                 self.capture.request_rescan(&table);
@@ -55,13 +56,17 @@ impl Capturing {
                 continue;
             }
             match self.capture.poll() {
-                Ok(Some(captured)) => match self.log(captured) {
-                    Ok(()) => self.completed(&mut reported),
-                    Err(why) => self.waiting(why, &mut reported),
-                },
+                Ok(Some(captured)) => {
+                    moved = Instant::now();
+                    match self.log(captured) {
+                        Ok(()) => self.completed(&mut reported),
+                        Err(why) => self.waiting(why, &mut reported),
+                    }
+                }
                 Ok(None) => {
                     self.completed(&mut reported);
-                    std::thread::sleep(limits::CAPTURE_POLL_INTERVAL);
+                    let quiet = moved.elapsed() > limits::CAPTURE_QUIET_AFTER;
+                    std::thread::sleep(if quiet { limits::CAPTURE_QUIET_INTERVAL } else { limits::CAPTURE_POLL_INTERVAL });
                 }
                 Err(error) if error.is_retryable() => {
                     let todo = "find who locks the database, or make room; nothing is lost, capture goes on by itself";
