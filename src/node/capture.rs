@@ -66,7 +66,11 @@ impl Capturing {
                 Ok(None) => {
                     self.completed(&mut reported);
                     let quiet = moved.elapsed() > limits::CAPTURE_QUIET_AFTER;
-                    std::thread::sleep(if quiet { limits::CAPTURE_QUIET_INTERVAL } else { limits::CAPTURE_POLL_INTERVAL });
+                    std::thread::sleep(if quiet {
+                        limits::CAPTURE_QUIET_INTERVAL
+                    } else {
+                        limits::CAPTURE_POLL_INTERVAL
+                    });
                 }
                 Err(error) if error.is_retryable() => {
                     let todo = "find who locks the database, or make room; nothing is lost, capture goes on by itself";
