@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::database::{Command, Guard};
+use super::database::{Command, Finished, Guard};
 use super::shared::{Link, PeerCopy, Shared};
 use crate::log::{Append, Draft};
 use crate::model::{
@@ -166,6 +166,8 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         tracing::info!(%table, "copying {table} from {}{unverified}", wanted.peer);
     }
     while chunks.try_recv().is_ok() {}
+    let asked = database.ask(|reply| Command::Announcements(wanted.link, table.clone(), reply)).await;
+    let Ok(announcements) = asked else { return };
     let (mut after, mut rows_done, started) = (wanted.begun.clone().flatten(), 0_u64, Instant::now());
     let mut told = started;
     loop {
@@ -209,7 +211,7 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         }
         if upto.is_none() {
             tracing::info!(%table, rows = rows_done, "copied {rows_done} rows of {table} from {} in {:.1?}", wanted.peer, started.elapsed());
-            return finish(shared, &wanted, settled).await;
+            return finish(shared, &wanted, settled, announcements).await;
         }
         after = upto;
     }
@@ -254,17 +256,12 @@ async fn answer_to(wanted: &Wanted, asked: &Option<Row>, chunks: &mut mpsc::Rece
 }
 
 /// The copy's rows are here: the log is replayed into the table, and it follows the peer from now on.
-async fn finish(shared: &Arc<Shared>, wanted: &Wanted, settled: Option<Position>) {
+async fn finish(shared: &Arc<Shared>, wanted: &Wanted, settled: Option<Position>, announcements: u64) {
     let Some(database) = &shared.database else { return };
-    let table = &wanted.offer.table.name;
-    let Some(lane) = database.lane(table) else { return };
-    let settled = settled.map(|position| (wanted.link, position));
-    let lane = Lane { state: LaneState::Replaying { settled }, ..lane };
-    let under = Some(wanted.offer.under);
-    let followed = database.ask(|reply| Command::SetFollowed(wanted.link, table.clone(), under, reply)).await;
-    let set = database.ask(|reply| Command::SetLane(table.clone(), Some(lane), reply)).await;
-    if let Err(error) = followed.and(set) {
-        tracing::warn!(%table, "the copy of {table} is made again: {error}");
+    let table = wanted.offer.table.name.clone();
+    let finished = Finished { table, from: wanted.link, under: wanted.offer.under, settled, announcements };
+    if let Err(error) = database.ask(|reply| Command::FinishCopy(Box::new(finished), reply)).await {
+        tracing::warn!(table = %wanted.offer.table.name, "the copy of {} is made again: {error}", wanted.offer.table.name);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The node's database as a view of its log: one task owns it, applies the log, replays lanes, and takes commands.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,10 +36,29 @@ pub enum Command {
     Followed(LinkId, Reply<Vec<(TableName, Fingerprint)>>),
     /// See [`LaneView::set_followed`].
     SetFollowed(LinkId, TableName, Option<Fingerprint>, Reply<()>),
+    /// How often the peer has announced the table since the node started, for [`Command::FinishCopy`].
+    Announcements(LinkId, TableName, Reply<u64>),
+    /// All chunks of a copy are here: the table is replayed and follows the peer, unless the peer has announced it anew
+    /// meanwhile.
+    FinishCopy(Box<Finished>, Reply<()>),
     /// The peer says that the table was replaced there: it is copied afresh, and a copy that is under way begins again.
     Announced(LinkId, TableName, Reply<()>),
     /// Moves a parked lane past the failing entry and has it replayed.
     Skip(TableName, Reply<()>),
+}
+
+/// A copy whose chunks are all here.
+pub struct Finished {
+    /// The table.
+    pub table: TableName,
+    /// The peer.
+    pub from: LinkId,
+    /// Under which selection and filter it was copied.
+    pub under: Fingerprint,
+    /// What the chunks may contain, as a position in the peer's log.
+    pub settled: Option<Position>,
+    /// [`Command::Announcements`] before the first chunk was asked for.
+    pub announcements: u64,
 }
 
 /// How applying is doing.
@@ -93,6 +113,8 @@ pub struct Applying {
     pub view: Box<dyn LaneView>,
     /// Commands.
     pub commands: mpsc::Receiver<Command>,
+    /// How often peers have announced tables.
+    pub announcements: HashMap<(LinkId, TableName), u64>,
 }
 
 impl Applying {
@@ -285,6 +307,10 @@ impl Applying {
             Command::SetFollowed(link, table, under, reply) => {
                 drop(reply.send(self.view.set_followed(link, &table, under).await));
             }
+            Command::Announcements(link, table, reply) => {
+                drop(reply.send(Ok(self.announcements.get(&(link, table)).copied().unwrap_or_default())));
+            }
+            Command::FinishCopy(finished, reply) => drop(reply.send(self.finish_copy(*finished).await)),
             Command::Announced(link, table, reply) => drop(reply.send(self.announced(link, &table).await)),
             Command::Skip(table, reply) => drop(reply.send(self.skip(&table).await)),
         }
@@ -292,6 +318,7 @@ impl Applying {
     }
 
     async fn announced(&mut self, link: LinkId, table: &TableName) -> Result<(), ViewError> {
+        *self.announcements.entry((link, table.clone())).or_default() += 1;
         self.view.set_followed(link, table, None).await?;
         let lane = self.view.lanes().into_iter().find(|lane| lane.table == *table);
         match lane {
@@ -301,6 +328,25 @@ impl Applying {
             }
             _ => Ok(()),
         }
+    }
+
+    async fn finish_copy(&mut self, finished: Finished) -> Result<(), ViewError> {
+        let Finished { table, from, under, settled, announcements } = finished;
+        let now = self.announcements.get(&(from, table.clone())).copied().unwrap_or_default();
+        let lane = self.view.lanes().into_iter().find(|lane| lane.table == table);
+        let Some(lane) =
+            lane.filter(|lane| matches!(lane.state, LaneState::Copying { from: link, .. } if link == from))
+        else {
+            return Ok(());
+        };
+        if now != announcements {
+            tracing::info!(%table, "table {table} was replaced at its source while it was copied; it is copied again");
+            return Ok(());
+        }
+        // The lane first: a crash in between copies the table again; the other way round the lane would wait for ever.
+        let settled = settled.map(|position| (from, position));
+        self.view.set_lane(&table, Some(Lane { state: LaneState::Replaying { settled }, ..lane })).await?;
+        self.view.set_followed(from, &table, Some(under)).await
     }
 
     async fn begin_copy(&mut self, table: TableName, from: LinkId) -> Result<(), ViewError> {

@@ -1,5 +1,6 @@
 //! Starting and stopping a node: its log, its database, its links, in that order.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, mpsc as std_mpsc};
 
@@ -102,7 +103,8 @@ impl Node {
         commands: mpsc::Receiver<Command>,
     ) -> Result<(), NodeError> {
         let shared = self.shared.clone();
-        let applying = Applying { shared: shared.clone(), view: Box::new(opened.view), commands };
+        let applying =
+            Applying { shared: shared.clone(), view: Box::new(opened.view), commands, announcements: HashMap::new() };
         shared.tasks.spawn(applying.run());
         let (to_capture, orders) = std_mpsc::channel();
         let (path, runtime, changed) = (database.path.clone(), Handle::current(), shared.clone());
