@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::database::Command;
 use super::outgoing::LogOutgoing;
 use super::shared::{Link, Shared};
 use crate::log::{Append, AppendError, Draft};
@@ -86,10 +87,6 @@ impl NodeHost {
             refusal("WS-NODE-003", message, false)
         })?;
         if received.position.next() < info.oldest {
-            tracing::warn!(
-                peer = %peer.node.name,
-                "peer fell out of the log: it has {}, the oldest kept is {}; it copies afresh", received.position, info.oldest
-            );
             return Ok((tail, false));
         }
         Ok((received, true))
@@ -160,10 +157,10 @@ impl NodeHost {
     }
 
     /// A table sent both ways needs an owner at both ends (law 6), or both must accept that it may diverge.
-    fn check_two_way(&self, role: Role, peer: &Hello) -> Result<(), Refusal> {
+    fn check_two_way(&self, role: Role, peer: &NodeRef, offers: &[Offer]) -> Result<(), Refusal> {
         let policy = &self.0.policy;
-        let send = policy.send(role, &peer.node.name);
-        for offer in &peer.offers {
+        let send = policy.send(role, &peer.name);
+        for offer in offers {
             let table = &offer.table.name;
             if !send.selection.matches(table) {
                 continue;
@@ -175,7 +172,7 @@ impl NodeHost {
                     "table {table} is sent both ways between {:?} and {:?} without an owner at both ends / why: two nodes could \
                      write one row, and nobody could say which is right / do: set [table.{table}] owner or owner_by at both, or \
                      accept it with conflicts = \"may-diverge\" at both",
-                    self.0.name, peer.node.name
+                    self.0.name, peer.name
                 );
                 return Err(refusal("WS-OWN-002", message, false));
             }
@@ -217,6 +214,58 @@ impl NodeHost {
         Ok(())
     }
 
+    /// A child that joins another parent than before copies everything from it, also where it followed it earlier: the
+    /// tables have followed another one since.
+    async fn leave_parent(&self, role: Role, peer: &Hello) {
+        let (shared, link) = (&self.0, LinkId(peer.node.log));
+        let Some(database) = shared.database.as_ref().filter(|_| role == Role::Child) else { return };
+        let Some((before, _)) = shared.book.parent().filter(|(_, known)| known.log() != peer.node.log) else { return };
+        tracing::info!("the parent is {} now, it was {before}: its tables are copied", peer.node.name);
+        let followed = database.ask(|reply| Command::Followed(link, reply)).await;
+        let forgotten = async {
+            for (table, _) in followed? {
+                database.ask(|reply| Command::SetFollowed(link, table, None, reply)).await?;
+            }
+            Ok::<(), crate::view::ViewError>(())
+        };
+        if let Err(error) = forgotten.await {
+            tracing::warn!("what was followed from {} before stays followed: {error}", peer.node.name);
+        }
+    }
+
+    /// The peer offers other tables than before, or offers them in another way.
+    async fn offered(&self, peer: LinkId, offers: Vec<Offer>) {
+        let shared = &self.0;
+        let (role, node, handle, anew) = {
+            let mut links = shared.links();
+            let Some(link) = links.get_mut(&peer) else { return };
+            let anew = offers.iter().any(|offer| {
+                let same = |known: &&Offer| known.table.fingerprint == offer.table.fingerprint;
+                link.offers.iter().find(same).is_some_and(|known| known.under != offer.under)
+            });
+            (link.role, link.node.clone(), link.handle.clone(), anew)
+        };
+        if let Err(refusal) = self.check_two_way(role, &node, &offers) {
+            tracing::error!("{refusal}");
+            shared.refusals().insert(node.name.to_string(), (Timestamp::now(), refusal.to_string()));
+            handle.send(Control::Close(refusal)).await;
+            return;
+        }
+        // On one link, selection and filter stay the same, so the sender begins anew with us.
+        if anew && shared.received(peer).is_some() {
+            shared.counters.fell_out.add(1);
+            tracing::warn!(
+                "{} begins anew: its log no longer reaches back to what is here of it, or it had forgotten this node; its \
+                 tables are copied afresh",
+                node.name
+            );
+        }
+        if let Some(link) = shared.links().get_mut(&peer) {
+            link.offers = offers;
+        }
+        shared.copy_wake.notify_one();
+    }
+
     fn announce(&self, from: LinkId, table: TableName) {
         let mut announced = self.0.announced.lock().unwrap_or_else(PoisonError::into_inner);
         if !announced.contains(&(from, table.clone())) {
@@ -251,6 +300,10 @@ impl Host for NodeHost {
         let (name, link) = match peer {
             Some(peer) => (peer.node.name.to_string(), Some(LinkId(peer.node.log))),
             None => match shared.book.parent() {
+                Some((name, known)) if known.paused => {
+                    let message = format!("the link with {name:?} is paused here / do: watershed peer resume {name}");
+                    return Err(refusal("WS-NODE-005", message, true));
+                }
                 Some((name, known)) => (name, Some(LinkId(known.log()))),
                 None => (String::new(), None),
             },
@@ -273,7 +326,7 @@ impl Host for NodeHost {
     async fn admit(&self, role: Role, peer: &Hello) -> Result<(), Refusal> {
         let checked = self
             .check_names(role, peer)
-            .and_then(|()| self.check_two_way(role, peer))
+            .and_then(|()| self.check_two_way(role, &peer.node, &peer.offers))
             .and_then(|()| self.start(peer).map(|_| ()));
         if let Err(refusal) = &checked {
             self.0.refusals().insert(peer.node.name.to_string(), (Timestamp::now(), refusal.to_string()));
@@ -287,10 +340,20 @@ impl Host for NodeHost {
             |error: std::io::Error| refusal("WS-NODE-007", format!("the data folder cannot be written: {error}"), true);
         let link = LinkId(peer.node.log);
         let name = &*peer.node.name;
+        self.leave_parent(role, peer).await;
         let new = shared.book.meet(name, peer.node.log, role).map_err(failed)?;
         let (start, known) = self.start(peer)?;
         let sieve = Arc::new(shared.policy.sieve(role, name, link));
         if !known {
+            if let Some(received) = peer.received.filter(|cursor| cursor.log == shared.log.id()) {
+                shared.counters.fell_out.add(1);
+                tracing::warn!(
+                    peer = name,
+                    "{name} fell out of the log: it has {}, the oldest kept is {}; it copies afresh",
+                    received.position,
+                    shared.log.info().oldest
+                );
+            }
             shared.book.renew(name, start.position).map_err(failed)?;
         }
         if new || !known {
@@ -397,12 +460,7 @@ impl Host for NodeHost {
                 }
                 shared.update_below();
             }
-            PeerChange::Offers(offers) => {
-                if let Some(link) = shared.links().get_mut(&peer) {
-                    link.offers = offers;
-                }
-                shared.copy_wake.notify_one();
-            }
+            PeerChange::Offers(offers) => self.offered(peer, offers).await,
         }
     }
 

@@ -15,6 +15,7 @@ mod policy;
 mod preflight;
 mod retention;
 mod running;
+mod serving;
 mod settings;
 mod shared;
 mod status;

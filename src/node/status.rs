@@ -91,6 +91,8 @@ pub struct DatabaseStatus {
     pub behind: u64,
     /// Tables that are captured.
     pub tables: Vec<String>,
+    /// Tables that peers send us.
+    pub received: Vec<String>,
 }
 
 /// A link's side.
@@ -169,6 +171,10 @@ pub struct CounterStatus {
     pub links: u64,
     /// Rows of first copies written.
     pub copied_rows: u64,
+    /// Transactions applied without the part of a parked table.
+    pub torn: u64,
+    /// Links that began anew, because the sender's log no longer reached back to what the receiver had.
+    pub fell_out: u64,
 }
 
 impl Status {
@@ -195,6 +201,8 @@ impl Status {
                 refused_writes: shared.counters.refused.get(),
                 links: shared.counters.links.get(),
                 copied_rows: shared.counters.copied_rows.get(),
+                fell_out: shared.counters.fell_out.get(),
+                torn: shared.database.as_ref().map_or(0, |database| database.state.borrow().torn),
             },
         }
     }
@@ -261,6 +269,11 @@ fn link_problems(shared: &Shared) -> Vec<String> {
     problems
 }
 
+/// Why the parent does not let us in, where only an operator can help.
+fn dial_refused(shared: &Shared) -> Option<String> {
+    shared.dial.borrow().last_error.as_ref().filter(|why| !why.retryable).map(ToString::to_string)
+}
+
 fn log_status(shared: &Shared) -> LogStatus {
     let info = shared.log.info();
     let mut pins: Vec<_> =
@@ -296,6 +309,7 @@ fn database_status(shared: &Shared) -> Option<DatabaseStatus> {
         applied,
         behind: shared.log.tail().borrow().0.saturating_sub(applied),
         tables: shared.tables.borrow().iter().map(|table| table.name.to_string()).collect(),
+        received: shared.received_tables().iter().map(ToString::to_string).collect(),
     })
 }
 
@@ -327,11 +341,12 @@ fn link_status(shared: &Shared) -> Vec<LinkStatus> {
         }
         let refusal = refusals.get(&name);
         let dialling = known.role == "parent";
+        let refused = refusal.is_some() || dialling && dial_refused(shared).is_some();
         out.push(LinkStatus {
             log: known.log.clone(),
-            state: match (known.paused, refusal, dialling) {
+            state: match (known.paused, refused, dialling) {
                 (true, ..) => "paused",
-                (_, Some(_), _) => "refused",
+                (_, true, _) => "refused",
                 (.., true) => "trying",
                 _ => "away",
             },
@@ -357,6 +372,15 @@ fn link_status(shared: &Shared) -> Vec<LinkStatus> {
     let unknown = refusals.iter().filter(|(name, _)| !shared.book.all().iter().any(|(known, _)| known == *name));
     for (name, (since, why)) in unknown {
         out.push(refused_link(name, &since.to_string(), why));
+    }
+    if let Some(url) = shared.parent.as_ref().filter(|_| out.iter().all(|link| link.role != "parent")) {
+        // A parent that has never let us in; its name is not known.
+        let refused = dial_refused(shared);
+        let mut link = refused_link(url, &shared.started.to_string(), "");
+        link.state = if refused.is_some() { "refused" } else { "trying" };
+        (link.role, link.since) = ("parent".into(), None);
+        link.error = refused.or_else(|| dial.last_error.as_ref().map(ToString::to_string));
+        out.push(link);
     }
     out
 }
@@ -394,10 +418,14 @@ fn table_status(shared: &Shared) -> Vec<TableStatus> {
         match &lane.state {
             LaneState::Copying { rows, .. } => {
                 status.state = "copying";
+                status.error = shared.copy_waits().get(&lane.table).map(|wait| wait.why.clone());
                 status.rows = Some(*rows);
             }
             LaneState::Replaying { .. } => status.state = "replaying",
-            LaneState::Parked { position, error, since } => {
+            LaneState::Parked { position, error, since, before } => {
+                if let Some(LaneState::Copying { rows, .. }) = before.as_deref() {
+                    status.rows = Some(*rows);
+                }
                 status.state = "parked";
                 status.position = Some(position.0);
                 status.error = Some(error.clone());
