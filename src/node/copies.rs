@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::database::{Command, Guard};
+use super::database::{Command, Database, Guard};
 use super::shared::{CopyWait, Link, PeerCopy, Shared};
 use crate::log::{Append, Draft};
 use crate::model::{Change, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp, encode_changes, limits};
@@ -99,6 +99,9 @@ async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
             let begun = match lanes.iter().find(|lane| lane.table == *table).map(|lane| &lane.state) {
                 None => None,
                 Some(LaneState::Copying { from, done, .. }) if *from == link => Some(done.clone()),
+                // It failed before it was ever copied under this offer, as a table that is not there yet: the copy
+                // supersedes what it failed at.
+                Some(LaneState::Parked { before: None, .. }) => None,
                 // Another copy, a replay or an operator has the table; it is looked at again when that has ended.
                 Some(_) => continue,
             };
@@ -151,6 +154,20 @@ fn guard(shared: &Arc<Shared>, link: LinkId) -> Guard {
     })
 }
 
+/// Puts the table in its lane; false when that cannot be done now.
+async fn begin(shared: &Shared, database: &Database, wanted: &Wanted, scope: &CopyScope) -> bool {
+    let table = &wanted.offer.table.name;
+    let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
+    if let Err(error) = begun {
+        waits(shared, table, format!("the copy cannot begin: {error}"));
+        return false;
+    }
+    let unverified =
+        if *scope == CopyScope::UpsertOnly { "; it has no owner here, so deletions are not verified" } else { "" };
+    tracing::info!(%table, "copying {table} from {}{unverified}", wanted.peer);
+    true
+}
+
 /// Copies one table, as far as the link lasts.
 async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiver<PeerCopy>) {
     let Some(database) = &shared.database else { return };
@@ -158,14 +175,8 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
     let owned = shared.policy.ownership.of(&table).is_some();
     let scope =
         if owned || wanted.offer.whole && wanted.role == Role::Child { CopyScope::All } else { CopyScope::UpsertOnly };
-    if wanted.begun.is_none() {
-        let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
-        if let Err(error) = begun {
-            return waits(shared, &table, format!("the copy cannot begin: {error}"));
-        }
-        let unverified =
-            if scope == CopyScope::UpsertOnly { "; it has no owner here, so deletions are not verified" } else { "" };
-        tracing::info!(%table, "copying {table} from {}{unverified}", wanted.peer);
+    if wanted.begun.is_none() && !begin(shared, database, &wanted, &scope).await {
+        return;
     }
     while chunks.try_recv().is_ok() {}
     let (mut after, mut rows_done, started) = (wanted.begun.clone().flatten(), 0_u64, Instant::now());

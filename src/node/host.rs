@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::database::Command;
 use super::outgoing::LogOutgoing;
 use super::shared::{Link, Shared};
 use crate::log::{Append, AppendError, Draft};
@@ -28,7 +27,7 @@ static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 #[derive(Clone)]
 pub struct NodeHost(pub Arc<Shared>);
 
-fn refusal(code: &str, message: String, retryable: bool) -> Refusal {
+pub(super) fn refusal(code: &str, message: String, retryable: bool) -> Refusal {
     Refusal { code: code.into(), message, retryable }
 }
 
@@ -156,30 +155,6 @@ impl NodeHost {
         Ok(())
     }
 
-    /// A table sent both ways needs an owner at both ends (law 6), or both must accept that it may diverge.
-    fn check_two_way(&self, role: Role, peer: &NodeRef, offers: &[Offer]) -> Result<(), Refusal> {
-        let policy = &self.0.policy;
-        let send = policy.send(role, &peer.name);
-        for offer in offers {
-            let table = &offer.table.name;
-            if !send.selection.matches(table) {
-                continue;
-            }
-            let owned = offer.owned && policy.ownership.of(table).is_some();
-            let diverge = offer.may_diverge && policy.may_diverge.contains(table);
-            if !owned && !diverge {
-                let message = format!(
-                    "table {table} is sent both ways between {:?} and {:?} without an owner at both ends / why: two nodes could \
-                     write one row, and nobody could say which is right / do: set [table.{table}] owner or owner_by at both, or \
-                     accept it with conflicts = \"may-diverge\" at both",
-                    self.0.name, peer.name
-                );
-                return Err(refusal("WS-OWN-002", message, false));
-            }
-        }
-        Ok(())
-    }
-
     /// Leaves out what its writer does not own, and notes tables that the peer says were replaced.
     fn ingress(&self, append: Append) -> Result<Append, Refusal> {
         let shared = self.0.clone();
@@ -212,58 +187,6 @@ impl NodeHost {
             }
         }
         Ok(())
-    }
-
-    /// A child that joins another parent than before copies everything from it, also where it followed it earlier: the
-    /// tables have followed another one since.
-    async fn leave_parent(&self, role: Role, peer: &Hello) {
-        let (shared, link) = (&self.0, LinkId(peer.node.log));
-        let Some(database) = shared.database.as_ref().filter(|_| role == Role::Child) else { return };
-        let Some((before, _)) = shared.book.parent().filter(|(_, known)| known.log() != peer.node.log) else { return };
-        tracing::info!("the parent is {} now, it was {before}: its tables are copied", peer.node.name);
-        let followed = database.ask(|reply| Command::Followed(link, reply)).await;
-        let forgotten = async {
-            for (table, _) in followed? {
-                database.ask(|reply| Command::SetFollowed(link, table, None, reply)).await?;
-            }
-            Ok::<(), crate::view::ViewError>(())
-        };
-        if let Err(error) = forgotten.await {
-            tracing::warn!("what was followed from {} before stays followed: {error}", peer.node.name);
-        }
-    }
-
-    /// The peer offers other tables than before, or offers them in another way.
-    async fn offered(&self, peer: LinkId, offers: Vec<Offer>) {
-        let shared = &self.0;
-        let (role, node, handle, anew) = {
-            let mut links = shared.links();
-            let Some(link) = links.get_mut(&peer) else { return };
-            let anew = offers.iter().any(|offer| {
-                let same = |known: &&Offer| known.table.fingerprint == offer.table.fingerprint;
-                link.offers.iter().find(same).is_some_and(|known| known.under != offer.under)
-            });
-            (link.role, link.node.clone(), link.handle.clone(), anew)
-        };
-        if let Err(refusal) = self.check_two_way(role, &node, &offers) {
-            tracing::error!("{refusal}");
-            shared.refusals().insert(node.name.to_string(), (Timestamp::now(), refusal.to_string()));
-            handle.send(Control::Close(refusal)).await;
-            return;
-        }
-        // On one link, selection and filter stay the same, so the sender begins anew with us.
-        if anew && shared.received(peer).is_some() {
-            shared.counters.fell_out.add(1);
-            tracing::warn!(
-                "{} begins anew: its log no longer reaches back to what is here of it, or it had forgotten this node; its \
-                 tables are copied afresh",
-                node.name
-            );
-        }
-        if let Some(link) = shared.links().get_mut(&peer) {
-            link.offers = offers;
-        }
-        shared.copy_wake.notify_one();
     }
 
     fn announce(&self, from: LinkId, table: TableName) {

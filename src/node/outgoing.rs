@@ -26,6 +26,8 @@ pub struct LogOutgoing {
     from: ReadFrom,
     covered: Cursor,
     sent: Cursor,
+    /// The peer does not know of its start yet.
+    unannounced: bool,
 }
 
 impl LogOutgoing {
@@ -43,6 +45,7 @@ impl LogOutgoing {
             from: received.position.into(),
             covered: received,
             sent,
+            unannounced: !announced,
         }
     }
 
@@ -134,6 +137,11 @@ fn unreadable(error: &SourceError) -> Refusal {
 #[async_trait]
 impl Outgoing for LogOutgoing {
     async fn next(&mut self) -> Result<Outbound, Refusal> {
+        // At once: a link that ends before it would begin anew.
+        if std::mem::take(&mut self.unannounced) {
+            self.sent = self.covered;
+            return Ok(Outbound { entries: Vec::new(), tables: Vec::new(), upto: self.covered });
+        }
         let mut cursor_due: Option<Instant> = None;
         loop {
             self.tail.mark_unchanged();

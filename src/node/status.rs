@@ -373,16 +373,20 @@ fn link_status(shared: &Shared) -> Vec<LinkStatus> {
     for (name, (since, why)) in unknown {
         out.push(refused_link(name, &since.to_string(), why));
     }
-    if let Some(url) = shared.parent.as_ref().filter(|_| out.iter().all(|link| link.role != "parent")) {
-        // A parent that has never let us in; its name is not known.
-        let refused = dial_refused(shared);
-        let mut link = refused_link(url, &shared.started.to_string(), "");
-        link.state = if refused.is_some() { "refused" } else { "trying" };
-        (link.role, link.since) = ("parent".into(), None);
-        link.error = refused.or_else(|| dial.last_error.as_ref().map(ToString::to_string));
-        out.push(link);
-    }
+    let met = out.iter().any(|link| link.role == "parent");
+    out.extend(unmet_parent(shared).filter(|_| !met));
     out
+}
+
+/// A parent that has never let us in; its name is not known.
+fn unmet_parent(shared: &Shared) -> Option<LinkStatus> {
+    let url = shared.parent.as_ref()?;
+    let refused = dial_refused(shared);
+    let mut link = refused_link(url, &shared.started.to_string(), "");
+    link.state = if refused.is_some() { "refused" } else { "trying" };
+    (link.role, link.since) = ("parent".into(), None);
+    link.error = refused.or_else(|| shared.dial.borrow().last_error.as_ref().map(ToString::to_string));
+    Some(link)
 }
 
 fn refused_link(name: &str, since: &str, why: &str) -> LinkStatus {
@@ -452,52 +456,4 @@ fn head_status(shared: &Shared) -> Vec<HeadStatus> {
         .collect();
     out.sort_by(|a, b| a.node.cmp(&b.node));
     out
-}
-
-/// `/v1/tree`: from the root down to us, and everything below us.
-#[derive(Debug, Serialize)]
-pub struct Tree {
-    /// Of this shape.
-    pub schema: u32,
-    /// The node asked.
-    pub node: String,
-    /// From the root (first) down to the node asked (last).
-    pub path: Vec<TreeNode>,
-    /// Everything below the node asked.
-    pub below: Vec<TreeNode>,
-}
-
-/// A node in the tree.
-#[derive(Debug, Serialize)]
-pub struct TreeNode {
-    /// Its label.
-    pub name: String,
-    /// Its log.
-    pub log: String,
-    /// Its parent's label.
-    pub parent: Option<String>,
-}
-
-impl Tree {
-    /// Takes it now.
-    pub fn of(shared: &Shared) -> Tree {
-        let path = shared.path.borrow();
-        let mut nodes: Vec<TreeNode> = path
-            .iter()
-            .enumerate()
-            .map(|(i, node)| TreeNode {
-                name: node.name.to_string(),
-                log: node.log.to_string(),
-                parent: path.get(i + 1).map(|parent| parent.name.to_string()),
-            })
-            .collect();
-        nodes.reverse();
-        let below = shared.below.borrow();
-        let below = below.iter().map(|below| TreeNode {
-            name: below.node.name.to_string(),
-            log: below.node.log.to_string(),
-            parent: Some(below.parent.to_string()),
-        });
-        Tree { schema: 1, node: shared.name.to_string(), path: nodes, below: below.collect() }
-    }
 }
