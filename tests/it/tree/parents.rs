@@ -97,6 +97,8 @@ fn everything_can_be_taken_out_of_the_database_and_begun_again() {
     north.up();
     wait_equal(PRICES, &[&hq, &north]);
     wait_equal(ORDERS, &[&hq, &north]);
+    north.sql("insert into orders values (9, 'north', 'captured')");
+    wait_equal(ORDERS, &[&hq, &north]);
     let refused = north.watershed(&["source", "drop", "database", "--yes"]);
     assert!(!refused.status.success(), "not while it runs");
     north.stop();
