@@ -93,8 +93,18 @@ pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
     let done = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let mut config = config;
+        let mut before: Option<Config> = None;
         loop {
-            let node = start(&config).await?;
+            let started = start(&config).await;
+            let node = match (started, before.take()) {
+                (Ok(node), _) => node,
+                (Err(error), Some(previous)) => {
+                    tracing::error!("the node does not start with the reloaded configuration, the one before stays in force: {error}");
+                    config = previous;
+                    start(&config).await?
+                }
+                (Err(error), None) => return Err(error),
+            };
             let path: PathBuf = config.path().into();
             let stop = loop {
                 if signals.next().await {
@@ -102,7 +112,7 @@ pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
                 }
                 match reload(&path) {
                     Ok(reloaded) => {
-                        config = reloaded;
+                        before = Some(std::mem::replace(&mut config, reloaded));
                         break false;
                     }
                     Err(error) => {
@@ -129,7 +139,8 @@ pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
 
 fn reload(path: &std::path::Path) -> Result<Config, ExitError> {
     let config = Config::load(path, &Overrides::from_environment())?;
-    Settings::from_config(&config)?;
+    // Filters and owners are looked at against the tables, as at a start.
+    node::preflight(&Settings::from_config(&config)?)?;
     Ok(config)
 }
 

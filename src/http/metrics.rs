@@ -42,7 +42,8 @@ fn registry(status: &Status) -> Registry {
     }
     let parked = status.tables.iter().filter(|table| table.state == "parked").count();
     gauge("tables_parked", "Tables that stopped at an error", parked as u64);
-    gauge("tables_copying", "Tables whose first copy is under way", (status.tables.len() - parked) as u64);
+    let copying = status.tables.iter().filter(|table| matches!(table.state, "copying" | "replaying")).count();
+    gauge("tables_copying", "Tables whose first copy is under way", copying as u64);
     let mut counter = |name: &str, help: &str, value: u64| {
         registry.register(name, help, ConstCounter::new(value));
     };
@@ -56,6 +57,8 @@ fn registry(status: &Status) -> Registry {
     );
     counter("links_established", "Links that have stood", status.counters.links);
     counter("copied_rows", "Rows of first copies written", status.counters.copied_rows);
+    counter("links_fallen_out", "Links that began anew because the log was trimmed", status.counters.fell_out);
+    counter("torn_transactions", "Transactions applied without the part of a parked table", status.counters.torn);
     let (connected, behind, lag) = (ByName::default(), ByName::default(), ByName::default());
     for link in &status.links {
         let labels = vec![("peer", link.name.clone()), ("role", link.role.clone())];

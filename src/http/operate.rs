@@ -66,8 +66,9 @@ pub async fn sources(State(node): Shared) -> Response {
             "name": "database", "kind": "database", "state": database.capture, "position": database.applied,
             "error": database.capture_error.as_ref().or(database.apply_error.as_ref()),
         }));
-        for table in &database.tables {
-            let lane = status.tables.iter().find(|lane| lane.name == *table);
+        let both: std::collections::BTreeSet<&String> = database.tables.iter().chain(&database.received).collect();
+        for table in &both {
+            let lane = status.tables.iter().find(|lane| lane.name == **table);
             sources.push(json!({
                 "name": table, "kind": "table", "state": lane.map_or("live", |lane| lane.state),
                 "position": lane.map_or(database.applied, |lane| lane.after),
@@ -75,7 +76,7 @@ pub async fn sources(State(node): Shared) -> Response {
                 "error": lane.and_then(|lane| lane.error.as_ref()),
             }));
         }
-        for lane in status.tables.iter().filter(|lane| !database.tables.contains(&lane.name)) {
+        for lane in status.tables.iter().filter(|lane| !both.contains(&lane.name)) {
             sources.push(json!({
                 "name": lane.name, "kind": "table", "state": lane.state, "position": lane.after,
                 "failed_at": lane.position, "rows": lane.rows, "error": lane.error,

@@ -82,7 +82,8 @@ impl Book {
     }
 
     /// Records a peer that has been admitted, before anything is sent to it. A child has one parent: a new one replaces
-    /// the one before. True when it was not known.
+    /// the one before. True when it was not known; then everything is copied by it: its generation is drawn, so that it is
+    /// none that the peer has ever copied under.
     pub fn meet(&self, name: &str, log: LogId, role: Role) -> io::Result<bool> {
         // Our role on the link tells theirs.
         let theirs = if role == Role::Child { "parent" } else { "child" };

@@ -1,20 +1,16 @@
-//! First copies, both halves: asking a peer for the chunks of a table and writing them, and serving chunks to peers.
+//! First copies, the receiving half: asking a peer for the chunks of a table and writing them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::database::{Command, Finished, Guard};
-use super::shared::{Link, PeerCopy, Shared};
+use super::database::{Command, Database, Finished, Guard};
+use super::shared::{CopyWait, Link, PeerCopy, Shared};
 use crate::log::{Append, Draft};
-use crate::model::{
-    Change, Cursor, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp, encode_changes, limits,
-};
+use crate::model::{Change, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp, encode_changes, limits};
 use crate::peer::{Control, CopyMessage, LinkHandle, Offer, Role};
-use crate::sqlite::Reader;
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, ViewError};
 
 /// A chunk that has not come by then is asked for again.
@@ -23,9 +19,6 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 const REFUSED_DELAY: Duration = Duration::from_millis(250);
 /// Progress of a long copy is logged this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a chunk waits for the sender's own apply and capture.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A copy that is to be made.
 struct Wanted {
     link: LinkId,
@@ -40,7 +33,7 @@ struct Wanted {
 /// Makes first copies one after the other, and hands requests of peers to the serving half.
 pub async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<PeerCopy>) {
     let (to_serve, requests) = mpsc::channel(limits::COPY_MESSAGES_MAX);
-    shared.tasks.spawn(serve(shared.clone(), requests));
+    shared.tasks.spawn(super::serving::serve(shared.clone(), requests));
     let (to_receive, mut chunks) = mpsc::channel(limits::COPY_MESSAGES_MAX);
     let sorting = shared.clone();
     shared.tasks.spawn(async move {
@@ -62,8 +55,8 @@ pub async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<PeerCopy>) {
             tokio::select! {
                 _ = shared.stop.cancelled() => {}
                 _ = shared.copy_wake.notified() => {}
-                // Lanes that hold a copy up may end without a word.
-                _ = tokio::time::sleep(Duration::from_secs(1)) => {}
+                // Lanes and refusals that hold a copy up may end without a word.
+                _ = tokio::time::sleep(REFUSED_DELAY) => {}
             }
             continue;
         };
@@ -92,9 +85,16 @@ async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
             {
                 continue;
             }
+            // A table that its sender does not give now holds up no other.
+            if shared.copy_waits().get(table).is_some_and(|wait| wait.until > std::time::Instant::now()) {
+                continue;
+            }
             let begun = match lanes.iter().find(|lane| lane.table == *table).map(|lane| &lane.state) {
                 None => None,
                 Some(LaneState::Copying { from, done, .. }) if *from == link => Some(done.clone()),
+                // It failed before it was ever copied under this offer, as a table that is not there yet: the copy
+                // supersedes what it failed at.
+                Some(LaneState::Parked { before: None, .. }) => None,
                 // Another copy, a replay or an operator has the table; it is looked at again when that has ended.
                 Some(_) => continue,
             };
@@ -147,6 +147,20 @@ fn guard(shared: &Arc<Shared>, link: LinkId) -> Guard {
     })
 }
 
+/// Puts the table in its lane; false when that cannot be done now.
+async fn begin(shared: &Shared, database: &Database, wanted: &Wanted, scope: &CopyScope) -> bool {
+    let table = &wanted.offer.table.name;
+    let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
+    if let Err(error) = begun {
+        waits(shared, table, format!("the copy cannot begin: {error}"));
+        return false;
+    }
+    let unverified =
+        if *scope == CopyScope::UpsertOnly { "; it has no owner here, so deletions are not verified" } else { "" };
+    tracing::info!(%table, "copying {table} from {}{unverified}", wanted.peer);
+    true
+}
+
 /// Copies one table, as far as the link lasts.
 async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiver<PeerCopy>) {
     let Some(database) = &shared.database else { return };
@@ -154,16 +168,8 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
     let owned = shared.policy.ownership.of(&table).is_some();
     let scope =
         if owned || wanted.offer.whole && wanted.role == Role::Child { CopyScope::All } else { CopyScope::UpsertOnly };
-    if wanted.begun.is_none() {
-        let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
-        if let Err(error) = begun {
-            tracing::warn!(%table, "the copy of {table} cannot begin: {error}");
-            tokio::time::sleep(REFUSED_DELAY).await;
-            return;
-        }
-        let unverified =
-            if scope == CopyScope::UpsertOnly { "; it has no owner here, so deletions are not verified" } else { "" };
-        tracing::info!(%table, "copying {table} from {}{unverified}", wanted.peer);
+    if wanted.begun.is_none() && !begin(shared, database, &wanted, &scope).await {
+        return;
     }
     while chunks.try_recv().is_ok() {}
     let asked = database.ask(|reply| Command::Announcements(wanted.link, table.clone(), reply)).await;
@@ -185,13 +191,14 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         let (chunk, left, settled) = match answer {
             Err(_) => continue,
             Ok(Answer::Refused(why)) => {
-                tracing::debug!(%table, "{} does not give {table} now: {why}", wanted.peer);
-                tokio::time::sleep(REFUSED_DELAY).await;
-                return;
+                return waits(shared, &table, format!("{} does not give it now: {why}", wanted.peer));
             }
             Ok(Answer::Changed) => {
                 // The sender's selection or filter is another one by now: begin again under that.
-                let _ = database.ask(|reply| Command::SetLane(table.clone(), None, reply)).await;
+                let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
+                if let Err(error) = begun {
+                    waits(shared, &table, format!("the copy cannot begin again: {error}"));
+                }
                 return;
             }
             Ok(Answer::Chunk(chunk, left, settled)) => (*chunk, left, settled),
@@ -200,9 +207,10 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         let write = Command::CopyChunk;
         let guard = guard(shared, wanted.link);
         if let Err(error) = database.ask(|reply| write(Box::new(chunk), scope.clone(), guard, reply)).await {
-            return parked(shared, &table, &after, &error).await;
+            return failed(shared, &table, &after, &error).await;
         }
         rows_done += count;
+        shared.copy_waits().remove(&table);
         shared.counters.copied_chunks.add(1);
         shared.counters.copied_rows.add(count);
         if told.elapsed() > PROGRESS_INTERVAL {
@@ -265,21 +273,28 @@ async fn finish(shared: &Arc<Shared>, wanted: &Wanted, settled: Option<Position>
     }
 }
 
-async fn parked(shared: &Arc<Shared>, table: &TableName, after: &Option<Row>, error: &ViewError) {
-    let Some(database) = &shared.database else { return };
-    if error.is_retryable() {
-        tracing::warn!(%table, "writing the copy of {table}: {error}");
-        return tokio::time::sleep(REFUSED_DELAY).await;
+/// Notes why a copy does not go on now; it is tried again a little later, and other copies go on meanwhile.
+fn waits(shared: &Shared, table: &TableName, why: String) {
+    let until = std::time::Instant::now() + REFUSED_DELAY;
+    let before = shared.copy_waits().insert(table.clone(), CopyWait { until, why: why.clone() });
+    if before.is_none_or(|before| before.why != why) {
+        tracing::warn!(%table, "the copy of {table} waits: {why}; it goes on by itself");
     }
-    let Some(lane) = database.lane(table) else { return };
+}
+
+/// A chunk could not be written: the table is parked, with the copy as far as it has come.
+async fn failed(shared: &Shared, table: &TableName, after: &Option<Row>, error: &ViewError) {
+    let Some(database) = &shared.database else { return };
+    let Some(lane) = database.lane(table).filter(|_| !error.is_retryable()) else {
+        return waits(shared, table, error.to_string());
+    };
     // The peer has announced the table anew meanwhile: the copy begins again, and this chunk is of the one before.
     if matches!(&lane.state, LaneState::Copying { done, .. } if done != after) {
         return;
     }
-    let state = LaneState::Parked { position: lane.after.next(), error: error.to_string(), since: Timestamp::now() };
-    let parking = database.ask(|reply| Command::SetLane(table.clone(), Some(Lane { state, ..lane }), reply)).await;
-    if let Err(error) = parking {
-        tracing::warn!(%table, "parking {table}: {error}");
+    let parked = lane.clone().parked(lane.after.next(), format!("its copy cannot be written: {error}"));
+    if let Err(error) = database.ask(|reply| Command::SetLane(table.clone(), Some(parked), reply)).await {
+        waits(shared, table, error.to_string());
     }
 }
 
@@ -309,113 +324,5 @@ pub async fn log_copied(shared: &Arc<Shared>, from: LinkId, table: &TableName) -
             tracing::error!(%table, "error[WS-COPY-001]: that {table} was copied cannot be logged: {error} / do: make room or mend the disk; it is tried again");
             false
         }
-    }
-}
-
-/// Serves chunks to peers, one request after the other.
-async fn serve(shared: Arc<Shared>, mut requests: mpsc::Receiver<PeerCopy>) {
-    let mut readers: HashMap<TableName, Reader> = HashMap::new();
-    loop {
-        let request = tokio::select! {
-            _ = shared.stop.cancelled() => return,
-            request = requests.recv() => request,
-        };
-        let Some((link, CopyMessage::Request { table, after, received })) = request else { continue };
-        let Some((handle, answer)) = answer(&shared, &mut readers, link, table.clone(), after, received).await else {
-            continue;
-        };
-        let answer = answer.unwrap_or_else(|why| CopyMessage::Refused { table, why });
-        handle.send(Control::Copy(answer)).await;
-    }
-}
-
-type Served = Result<CopyMessage, String>;
-
-async fn answer(
-    shared: &Arc<Shared>,
-    readers: &mut HashMap<TableName, Reader>,
-    link: LinkId,
-    table: TableName,
-    after: Option<Row>,
-    received: Option<Cursor>,
-) -> Option<(LinkHandle, Served)> {
-    let (handle, sieve, role, peer, start) = {
-        let links = shared.links();
-        let link = links.get(&link)?;
-        (link.handle.clone(), link.sieve.clone(), link.role, link.node.name.clone(), link.start)
-    };
-    let served = async {
-        let database = shared.database.as_ref().ok_or("it has no database")?;
-        // What is on its way from the asking peer itself does not concern it: it never gets its own rows back. Without
-        // this, two nodes that copy a table from each other would wait for ever.
-        let lane = database.lane(&table).filter(|lane| match &lane.state {
-            LaneState::Copying { from, .. } => *from != link,
-            LaneState::Replaying { settled } => settled.is_none_or(|(from, _)| from != link),
-            LaneState::Parked { .. } | LaneState::Paused => true,
-        });
-        if let Some(lane) = lane {
-            return Err(format!("the table is not whole here: {:?}", lane.state));
-        }
-        let host = super::host::NodeHost(shared.clone());
-        let generation = shared.book.get(&peer).map_or(1, |known| known.generation);
-        let offers = host.offers(role, &peer, &sieve, generation).map_err(|refusal| refusal.to_string())?;
-        let under = offers.into_iter().find(|offer| offer.table.name == table).ok_or("it is not selected")?.under;
-        // A chunk must contain everything that the receiver has had of our log, applied here too.
-        // Where it began to receive (it was new, or had fallen out) counts as much as what it has received since.
-        let received = received.filter(|cursor| cursor.log == shared.log.id()).map(|cursor| cursor.position);
-        wait_applied(shared, received.unwrap_or_default().max(start)).await?;
-        let reader = match readers.remove(&table) {
-            Some(reader) => reader,
-            None => Reader::open(&database.path).map_err(|error| error.to_string())?,
-        };
-        let (reader, chunk) = read(reader, &table, after.clone()).await?;
-        readers.insert(table.clone(), reader);
-        let out = sieve.table(&chunk.def).map_err(|error| error.to_string())?.ok_or("it is not selected")?;
-        let mut rows = Vec::with_capacity(chunk.rows.len());
-        for row in chunk.rows {
-            rows.extend(sieve.row(&chunk.def, row).map_err(|error| error.to_string())?);
-        }
-        let settled = match chunk.upto {
-            None => Some(settled(shared).await?),
-            Some(_) => None,
-        };
-        let left = chunk.upto.as_ref().map(|_| chunk.left_estimate);
-        Ok(CopyMessage::Chunk { table: out, after, upto: chunk.upto, rows, left, settled, under })
-    };
-    let served = served.await;
-    Some((handle, served))
-}
-
-async fn read(
-    mut reader: Reader,
-    table: &TableName,
-    after: Option<Row>,
-) -> Result<(Reader, crate::sqlite::Chunk), String> {
-    let table = table.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let chunk = reader.read_chunk(&table, after.as_ref(), limits::COPY_CHUNK_ROWS, limits::COPY_CHUNK_BYTES);
-        chunk.map(|chunk| (reader, chunk))
-    });
-    read.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
-}
-
-async fn wait_applied(shared: &Shared, position: Position) -> Result<(), String> {
-    let Some(database) = &shared.database else { return Ok(()) };
-    let mut state = database.state.subscribe();
-    let reached = state.wait_for(|state| state.applied.is_some_and(|applied| applied.position >= position));
-    match timeout(SETTLE_TIMEOUT, reached).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => Err(format!("position {position} is not applied here yet")),
-    }
-}
-
-/// A position of our log that contains everything committed in the database before the call: the tail after a poll that
-/// began after now.
-async fn settled(shared: &Shared) -> Result<Position, String> {
-    let mut capture = shared.capture.subscribe();
-    let polls = capture.borrow().polls + 2;
-    match timeout(SETTLE_TIMEOUT, capture.wait_for(|state| state.polls >= polls)).await {
-        Ok(Ok(_)) => Ok(*shared.log.tail().borrow()),
-        _ => Err("capture does not go on here".into()),
     }
 }

@@ -1,6 +1,6 @@
 //! The node's database as a view of its log: one task owns it, applies the log, replays lanes, and takes commands.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +68,10 @@ pub struct ApplyState {
     pub applied: Option<Cursor>,
     /// Tables that do not move with it.
     pub lanes: Vec<Lane>,
+    /// Tables that follow a peer, by the peer's log.
+    pub follows: BTreeMap<LinkId, Vec<TableName>>,
+    /// Transactions applied without the part of a parked table, since the start.
+    pub torn: u64,
     /// What keeps it from going on.
     pub error: Option<String>,
     /// The error needs an operator.
@@ -115,6 +119,8 @@ pub struct Applying {
     pub commands: mpsc::Receiver<Command>,
     /// How often peers have announced tables.
     pub announcements: HashMap<(LinkId, TableName), u64>,
+    /// Tables that follow a peer, as last seen.
+    pub follows: BTreeMap<LinkId, Vec<TableName>>,
 }
 
 impl Applying {
@@ -140,6 +146,11 @@ impl Applying {
         let mut follower = Follower::start(&*log, &mut *self.view).await?;
         let mut lanes = LaneReaders::default();
         let mut busy_since: Option<tokio::time::Instant> = None;
+        for (_, known) in self.shared.book.all() {
+            if let Err(error) = self.look_at_followed(LinkId(known.log())).await {
+                tracing::debug!("the tables that follow a peer are looked at later: {error}");
+            }
+        }
         self.publish().await?;
         let mut capture = self.shared.capture.subscribe();
         while !self.shared.stop.is_cancelled() {
@@ -199,6 +210,13 @@ impl Applying {
         }
     }
 
+    /// Notes which tables follow that peer; gives them with their fingerprints.
+    async fn look_at_followed(&mut self, link: LinkId) -> Result<Vec<(TableName, Fingerprint)>, ViewError> {
+        let followed = self.view.followed(link).await?;
+        self.follows.insert(link, followed.iter().map(|(table, _)| table.clone()).collect());
+        Ok(followed)
+    }
+
     /// Shows the cursor and the lanes; says when a table has been parked.
     async fn publish(&mut self) -> Result<(), FollowError> {
         let applied = self.view.cursor().await;
@@ -210,7 +228,8 @@ impl Applying {
         let Some(database) = &self.shared.database else { return Ok(()) };
         let mut lanes_changed = false;
         database.state.send_if_modified(|state| {
-            let new = ApplyState { applied, lanes: lanes.clone(), error: None, stopped: false };
+            let (follows, torn) = (self.follows.clone(), self.view.torn());
+            let new = ApplyState { applied, lanes: lanes.clone(), follows, torn, error: None, stopped: false };
             lanes_changed = state.lanes != new.lanes;
             for lane in &new.lanes {
                 let LaneState::Parked { position, error, .. } = &lane.state else { continue };
@@ -258,9 +277,8 @@ impl Applying {
                 Err(error) => {
                     tracing::error!(table = %lane.table, "error[WS-APPLY-004]: the lane of {} cannot be replayed: {error} / do: `watershed source resync {}`", lane.table, lane.table);
                     let position = lane.after.next();
-                    let state =
-                        LaneState::Parked { position, error: error.to_string(), since: crate::model::Timestamp::now() };
-                    self.view.set_lane(&lane.table, Some(Lane { state, ..lane.clone() })).await?;
+                    let parked = lane.clone().parked(position, error.to_string());
+                    self.view.set_lane(&lane.table, Some(parked)).await?;
                     continue;
                 }
             };
@@ -303,9 +321,12 @@ impl Applying {
             Command::CopyChunk(chunk, scope, guard, reply) => {
                 drop(reply.send(self.view.copy_chunk(&chunk, &scope, &*guard).await));
             }
-            Command::Followed(link, reply) => drop(reply.send(self.view.followed(link).await)),
+            Command::Followed(link, reply) => drop(reply.send(self.look_at_followed(link).await)),
             Command::SetFollowed(link, table, under, reply) => {
-                drop(reply.send(self.view.set_followed(link, &table, under).await));
+                let set = self.view.set_followed(link, &table, under).await;
+                // What follows is shown only; the answer is whether it was set.
+                let _ = self.look_at_followed(link).await;
+                drop(reply.send(set));
             }
             Command::Announcements(link, table, reply) => {
                 drop(reply.send(Ok(self.announcements.get(&(link, table)).copied().unwrap_or_default())));
@@ -357,11 +378,16 @@ impl Applying {
 
     async fn skip(&mut self, table: &TableName) -> Result<(), ViewError> {
         let lane = self.view.lanes().into_iter().find(|lane| lane.table == *table);
-        let Some(Lane { state: LaneState::Parked { position, .. }, .. }) = lane else {
+        let Some(lane) = lane else { return Err(ViewError::Failed(format!("table {table} is not parked"))) };
+        let LaneState::Parked { position, .. } = lane.state else {
             return Err(ViewError::Failed(format!("table {table} is not parked")));
         };
-        let lane = Lane { table: table.clone(), after: position, state: LaneState::Replaying { settled: None } };
-        self.view.set_lane(table, Some(lane)).await
+        let resumed = lane.resumed();
+        if matches!(resumed.state, LaneState::Copying { .. }) {
+            let why = format!("the copy of table {table} failed, and no entry can be passed over: mend it and retry");
+            return Err(ViewError::Failed(why));
+        }
+        self.view.set_lane(table, Some(Lane { after: position, ..resumed })).await
     }
 }
 

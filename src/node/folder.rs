@@ -55,6 +55,28 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// Notes that an operator has paused capture, or that it goes on; kept over restarts.
+    pub fn pause_capture(&self, paused: bool) -> std::io::Result<()> {
+        let path = capture_paused(&self.path);
+        match paused {
+            true => File::create(path)?.sync_all()?,
+            false if path.exists() => fs::remove_file(path)?,
+            false => {}
+        }
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Whether an operator has paused capture.
+    pub fn capture_is_paused(&self) -> bool {
+        capture_paused(&self.path).exists()
+    }
+}
+
+fn capture_paused(path: &Path) -> PathBuf {
+    path.join("capture.paused")
+}
+
 fn dropped(path: &Path) -> PathBuf {
     path.join("database.dropped")
 }

@@ -32,7 +32,7 @@ fn unreadable(error: &CodecError) -> Refusal {
     refusal("WS-NODE-006", format!("an entry is not readable: {error}"), false)
 }
 
-fn refusal(code: &str, message: String, retryable: bool) -> Refusal {
+pub(super) fn refusal(code: &str, message: String, retryable: bool) -> Refusal {
     Refusal { code: code.into(), message, retryable }
 }
 
@@ -91,10 +91,6 @@ impl NodeHost {
             refusal("WS-NODE-003", message, false)
         })?;
         if received.position.next() < info.oldest {
-            tracing::warn!(
-                peer = %peer.node.name,
-                "peer fell out of the log: it has {}, the oldest kept is {}; it copies afresh", received.position, info.oldest
-            );
             return Ok((tail, false));
         }
         Ok((received, true))
@@ -164,30 +160,6 @@ impl NodeHost {
         Ok(())
     }
 
-    /// A table sent both ways needs an owner at both ends (law 6), or both must accept that it may diverge.
-    fn check_two_way(&self, role: Role, peer: &Hello) -> Result<(), Refusal> {
-        let policy = &self.0.policy;
-        let send = policy.send(role, &peer.node.name);
-        for offer in &peer.offers {
-            let table = &offer.table.name;
-            if !send.selection.matches(table) {
-                continue;
-            }
-            let owned = offer.owned && policy.ownership.of(table).is_some();
-            let diverge = offer.may_diverge && policy.may_diverge.contains(table);
-            if !owned && !diverge {
-                let message = format!(
-                    "table {table} is sent both ways between {:?} and {:?} without an owner at both ends / why: two nodes could \
-                     write one row, and nobody could say which is right / do: set [table.{table}] owner or owner_by at both, or \
-                     accept it with conflicts = \"may-diverge\" at both",
-                    self.0.name, peer.node.name
-                );
-                return Err(refusal("WS-OWN-002", message, false));
-            }
-        }
-        Ok(())
-    }
-
     /// Leaves out what its writer does not own.
     fn ingress(&self, append: Append) -> Result<Append, Refusal> {
         let shared = self.0.clone();
@@ -228,6 +200,10 @@ impl Host for NodeHost {
         let (name, link) = match peer {
             Some(peer) => (peer.node.name.to_string(), Some(LinkId(peer.node.log))),
             None => match shared.book.parent() {
+                Some((name, known)) if known.paused => {
+                    let message = format!("the link with {name:?} is paused here / do: watershed peer resume {name}");
+                    return Err(refusal("WS-NODE-005", message, true));
+                }
                 Some((name, known)) => (name, Some(LinkId(known.log()))),
                 None => (String::new(), None),
             },
@@ -250,7 +226,7 @@ impl Host for NodeHost {
     async fn admit(&self, role: Role, peer: &Hello) -> Result<(), Refusal> {
         let checked = self
             .check_names(role, peer)
-            .and_then(|()| self.check_two_way(role, peer))
+            .and_then(|()| self.check_two_way(role, &peer.node, &peer.offers))
             .and_then(|()| self.start(peer).map(|_| ()));
         if let Err(refusal) = &checked {
             self.0.refusals().insert(peer.node.name.to_string(), (Timestamp::now(), refusal.to_string()));
@@ -264,10 +240,20 @@ impl Host for NodeHost {
             |error: std::io::Error| refusal("WS-NODE-007", format!("the data folder cannot be written: {error}"), true);
         let link = LinkId(peer.node.log);
         let name = &*peer.node.name;
+        self.leave_parent(role, peer).await;
         let new = shared.book.meet(name, peer.node.log, role).map_err(failed)?;
         let (start, known) = self.start(peer)?;
         let sieve = Arc::new(shared.policy.sieve(role, name, link));
         if !known {
+            if let Some(received) = peer.received.filter(|cursor| cursor.log == shared.log.id()) {
+                shared.counters.fell_out.add(1);
+                tracing::warn!(
+                    peer = name,
+                    "{name} fell out of the log: it has {}, the oldest kept is {}; it copies afresh",
+                    received.position,
+                    shared.log.info().oldest
+                );
+            }
             shared.book.renew(name, start.position).map_err(failed)?;
         }
         if new || !known {
@@ -379,12 +365,7 @@ impl Host for NodeHost {
                 }
                 shared.update_below();
             }
-            PeerChange::Offers(offers) => {
-                if let Some(link) = shared.links().get_mut(&peer) {
-                    link.offers = offers;
-                }
-                shared.copy_wake.notify_one();
-            }
+            PeerChange::Offers(offers) => self.offered(peer, offers).await,
         }
     }
 

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::capture::CaptureCommand;
-use super::database::Command;
+use super::database::{Command, Database};
 use super::running::Node;
 use crate::model::{LinkId, TableName};
 use crate::peer::{Control, Refusal};
@@ -77,10 +77,14 @@ impl Node {
     }
 
     fn order_database(&self, order: Order) -> Result<String, OrderError> {
-        let pause = |paused| self.shared.capture.send_modify(|state| state.paused = paused);
+        let pause = |paused| -> Result<(), OrderError> {
+            self.folder.pause_capture(paused)?;
+            self.shared.capture.send_modify(|state| state.paused = paused);
+            Ok(())
+        };
         match order {
-            Order::Pause => pause(true),
-            Order::Resume => pause(false),
+            Order::Pause => pause(true)?,
+            Order::Resume => pause(false)?,
             Order::Drop => {
                 let why =
                     "stop the node first: `watershed source drop database --yes` then removes what it installed".into();
@@ -98,15 +102,15 @@ impl Node {
         let unknown = || OrderError::Unknown(format!("table {table}"));
         let database = self.shared.database.as_ref().ok_or_else(unknown)?;
         let lane = database.lane(&table);
-        let known = self.shared.tables.borrow().iter().any(|def| def.name == table);
+        let captured = self.shared.tables.borrow().iter().any(|def| def.name == table);
+        let known = captured || self.shared.received_tables().contains(&table);
         if lane.is_none() && !known {
             return Err(unknown());
         }
         let set = |lane: Option<Lane>| database.ask(|reply| Command::SetLane(table.clone(), lane, reply));
-        let replay = |lane: Lane| Lane { state: LaneState::Replaying { settled: None }, ..lane };
         match (order, lane) {
             (Order::Retry, Some(lane)) if matches!(lane.state, LaneState::Parked { .. }) => {
-                set(Some(replay(lane))).await?;
+                set(Some(lane.resumed())).await?;
                 Ok(format!("table {table} is tried again"))
             }
             (Order::Skip, Some(lane)) if matches!(lane.state, LaneState::Parked { .. }) => {
@@ -122,7 +126,7 @@ impl Node {
                 Ok(format!("table {table} is paused; its changes wait in the log"))
             }
             (Order::Resume, Some(lane)) if lane.state == LaneState::Paused => {
-                set(Some(replay(lane))).await?;
+                set(Some(lane.resumed())).await?;
                 Ok(format!("table {table} goes on"))
             }
             (Order::Pause | Order::Resume, lane) => Err(OrderError::State(format!(
@@ -140,15 +144,15 @@ impl Node {
     /// follow it copy it from here.
     async fn resync(&self, table: TableName) -> Result<String, OrderError> {
         let Some(database) = &self.shared.database else { return Err(OrderError::Unknown(format!("table {table}"))) };
-        let peers: Vec<(LinkId, String)> = {
-            let links = self.shared.links();
-            let offering = links.iter().filter(|(_, link)| link.offers.iter().any(|offer| offer.table.name == table));
-            offering.map(|(id, link)| (*id, link.node.name.to_string())).collect()
-        };
+        let peers = self.senders(&table, database);
         for (link, _) in &peers {
             database.ask(|reply| Command::SetFollowed(*link, table.clone(), None, reply)).await?;
         }
         if peers.is_empty() {
+            if database.lane(&table).is_some() {
+                let why = format!("nobody sends table {table} to this node: retry, skip or resume it");
+                return Err(OrderError::State(why));
+            }
             let sent =
                 self.capture_commands.as_ref().is_some_and(|to| to.send(CaptureCommand::Rescan(table.clone())).is_ok());
             if !sent {
@@ -156,13 +160,27 @@ impl Node {
             }
             return Ok(format!("everybody who follows table {table} from here copies it afresh"));
         }
-        let parked = database.lane(&table).is_some_and(|lane| !matches!(lane.state, LaneState::Copying { .. }));
-        if parked {
+        let away = !self.shared.links().contains_key(&peers[0].0);
+        if away || database.lane(&table).is_some() {
             database.ask(|reply| Command::BeginCopy(table.clone(), peers[0].0, reply)).await?;
         }
         self.shared.copy_wake.notify_one();
         let names: Vec<_> = peers.into_iter().map(|(_, name)| name).collect();
         Ok(format!("table {table} is copied afresh from {}", names.join(", ")))
+    }
+
+    /// Who sends the table: the peers that offer it now, and those away that it follows.
+    fn senders(&self, table: &TableName, database: &Database) -> Vec<(LinkId, String)> {
+        let links = self.shared.links();
+        let offering = links.iter().filter(|(_, link)| link.offered().any(|name| name == *table));
+        let mut senders: Vec<(LinkId, String)> = offering.map(|(id, link)| (*id, link.node.name.to_string())).collect();
+        for (link, tables) in &database.state.borrow().follows {
+            let away = !links.contains_key(link) && tables.contains(table);
+            if let Some(name) = self.shared.book.name_of(link.0).filter(|_| away) {
+                senders.push((*link, name));
+            }
+        }
+        senders
     }
 
     /// Pauses or resumes the link with a peer.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::copies::copied_from;
 use crate::log::{Limit, Log, SourceError};
-use crate::model::{Batch, Cursor, Fingerprint, LinkId, Position, ReadFrom, TableDef};
+use crate::model::{Batch, Cursor, Fingerprint, LinkId, Position, ReadFrom, TableDef, TableName};
 use crate::peer::{Outbound, Outgoing, Refusal};
 use crate::stream::{Sieve, Sieved};
 
@@ -26,6 +26,8 @@ pub struct LogOutgoing {
     from: ReadFrom,
     covered: Cursor,
     sent: Cursor,
+    /// The peer does not know of its start yet.
+    unannounced: bool,
 }
 
 impl LogOutgoing {
@@ -43,11 +45,13 @@ impl LogOutgoing {
             from: received.position.into(),
             covered: received,
             sent,
+            unannounced: !announced,
         }
     }
 
     fn take(&mut self, batch: Batch) -> Result<Option<Outbound>, Refusal> {
         let mut out = Outbound { entries: Vec::new(), tables: Vec::new(), upto: batch.upto };
+        let mut next = batch.next;
         for logged in batch.entries {
             let header = logged.entry.header();
             // Law 5: never back where it came from, nor to where it was made; a copy is not announced to its source.
@@ -55,7 +59,17 @@ impl LogOutgoing {
             if logged.from == self.to || made_there || header.causation.as_deref() == Some(&*self.copied_from) {
                 continue;
             }
-            match self.sieve.entry(&logged.entry, &batch.catalog).map_err(|error| stopped(logged.position, &error))? {
+            let sieved = match self.sieve.entry(&logged.entry, &batch.catalog) {
+                Ok(sieved) => sieved,
+                // What stands before it is sent; then it is met again, alone.
+                Err(_) if !out.entries.is_empty() && logged.entry.header().part == 0 => {
+                    let before = Position(logged.position.0.saturating_sub(1));
+                    (out.upto, next) = (self.log.cursor_at(before), before.into());
+                    break;
+                }
+                Err(error) => return Err(stopped(logged.position, &error)),
+            };
+            match sieved {
                 Sieved::Nothing => {}
                 Sieved::Whole => {
                     for fingerprint in &logged.entry.header().tables {
@@ -71,8 +85,8 @@ impl LogOutgoing {
                 }
             }
         }
-        self.from = batch.next;
-        self.covered = batch.upto;
+        self.from = next;
+        self.covered = out.upto;
         if out.entries.is_empty() {
             return Ok(None);
         }
@@ -99,6 +113,18 @@ fn stopped(position: Position, error: &dyn std::error::Error) -> Refusal {
     }
 }
 
+/// As [`stopped`], for a row of a first copy.
+pub fn stopped_copying(table: &TableName, error: &dyn std::error::Error) -> Refusal {
+    Refusal {
+        code: "WS-SEND-001".into(),
+        message: format!(
+            "sending stopped at a row of the first copy of {table}: {error} / why: nothing is sent by mistake / do: correct \
+             the filter in the sender's configuration, and restart it or send it SIGHUP"
+        ),
+        retryable: false,
+    }
+}
+
 fn unreadable(error: &SourceError) -> Refusal {
     let retryable = matches!(error, SourceError::Trimmed { .. } | SourceError::Closed);
     let message = match error {
@@ -111,6 +137,11 @@ fn unreadable(error: &SourceError) -> Refusal {
 #[async_trait]
 impl Outgoing for LogOutgoing {
     async fn next(&mut self) -> Result<Outbound, Refusal> {
+        // At once: a link that ends before it would begin anew.
+        if std::mem::take(&mut self.unannounced) {
+            self.sent = self.covered;
+            return Ok(Outbound { entries: Vec::new(), tables: Vec::new(), upto: self.covered });
+        }
         let mut cursor_due: Option<Instant> = None;
         loop {
             self.tail.mark_unchanged();

@@ -177,7 +177,11 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
         received: None,
     };
     let answer = probe(&url, hello).await.map_err(|refusal| {
-        let exit = if refusal.retryable { Exit::Unreachable } else { Exit::Operator };
+        let exit = match (&*refusal.code, refusal.retryable) {
+            ("WS-OWN-002", _) => Exit::Configuration,
+            (_, true) => Exit::Unreachable,
+            (_, false) => Exit::Operator,
+        };
         refused(exit, &refusal)
     })?;
     for offer in &answer.offers {

@@ -73,9 +73,11 @@ impl Node {
             book,
             database,
             tables,
+            parent: settings.parent.as_ref().map(|parent| parent.url.clone()),
             stop,
         };
         let (shared, copy_messages) = parts.build();
+        shared.capture.send_modify(|state| state.paused = folder.capture_is_paused());
         let mut node =
             Node { shared, folder, capture_commands: None, capture_thread: std::sync::Mutex::default(), segments };
         if let (Some(opened), Some(database)) = (opened, &settings.database) {
@@ -103,8 +105,13 @@ impl Node {
         commands: mpsc::Receiver<Command>,
     ) -> Result<(), NodeError> {
         let shared = self.shared.clone();
-        let applying =
-            Applying { shared: shared.clone(), view: Box::new(opened.view), commands, announcements: HashMap::new() };
+        let applying = Applying {
+            shared: shared.clone(),
+            view: Box::new(opened.view),
+            commands,
+            announcements: HashMap::new(),
+            follows: Default::default(),
+        };
         shared.tasks.spawn(applying.run());
         let (to_capture, orders) = std_mpsc::channel();
         let (path, runtime, changed) = (database.path.clone(), Handle::current(), shared.clone());

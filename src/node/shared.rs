@@ -1,6 +1,6 @@
 //! What the tasks of a node share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use super::book::Book;
 use super::database::Database;
 use super::policy::Policy;
 use crate::log::Log;
-use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, Timestamp, limits};
+use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, TableName, Timestamp, limits};
 use crate::peer::{Below, CopyMessage, DialState, Head, LinkHandle, NodeRef, Offer, Role};
 use crate::stream::{Refused, Sieve};
 
@@ -67,6 +67,11 @@ impl Link {
             lag => Some(lag.unwrap_or_default().max(unanswered)),
         }
     }
+
+    /// The names of the tables that the peer sends us.
+    pub fn offered(&self) -> impl Iterator<Item = TableName> {
+        self.offers.iter().map(|offer| offer.table.name.clone())
+    }
 }
 
 /// A figure that only grows.
@@ -102,6 +107,8 @@ pub struct Counters {
     pub copied_chunks: Counter,
     /// Rows of first copies written.
     pub copied_rows: Counter,
+    /// Links that began anew, because the sender's log no longer reached back to what the receiver had.
+    pub fell_out: Counter,
 }
 
 /// How capture is doing.
@@ -117,6 +124,15 @@ pub struct CaptureState {
     pub stopped: bool,
     /// The database file is not the one that the node opened: nothing may be applied to that either.
     pub replaced: bool,
+}
+
+/// Why a table's copy does not go on.
+#[derive(Clone, Debug)]
+pub struct CopyWait {
+    /// It is tried again then.
+    pub until: std::time::Instant,
+    /// Why.
+    pub why: String,
 }
 
 /// A message of a first copy, with the peer it came from.
@@ -152,12 +168,16 @@ pub struct Shared {
     pub tables: watch::Sender<Vec<Arc<TableDef>>>,
     /// How capture is doing.
     pub capture: watch::Sender<CaptureState>,
+    /// Where the parent is dialled.
+    pub parent: Option<String>,
     /// How dialling the parent is doing.
     pub dial: watch::Sender<DialState>,
     /// Messages of first copies, to whom it concerns.
     pub copies: mpsc::Sender<PeerCopy>,
     /// Woken when links, offers or lanes changed, so that copies are looked at again.
     pub copy_wake: tokio::sync::Notify,
+    /// Copies that do not go on now, and why.
+    copy_waits: Mutex<HashMap<TableName, CopyWait>>,
     /// Figures.
     pub counters: Counters,
     /// When the node started.
@@ -177,6 +197,20 @@ impl Shared {
     /// Why links do not stand.
     pub fn refusals(&self) -> MutexGuard<'_, BTreeMap<String, (Timestamp, String)>> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why copies do not go on.
+    pub fn copy_waits(&self) -> MutexGuard<'_, HashMap<TableName, CopyWait>> {
+        self.copy_waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tables that are received here: offered by a peer that is linked, or following one that is away.
+    pub fn received_tables(&self) -> BTreeSet<TableName> {
+        let mut tables: BTreeSet<TableName> = self.links().values().flat_map(Link::offered).collect();
+        if let Some(database) = &self.database {
+            tables.extend(database.state.borrow().follows.values().flatten().cloned());
+        }
+        tables
     }
 
     /// This node, as others see it.
@@ -255,6 +289,8 @@ pub struct SharedParts {
     /// See [`Shared`].
     pub tables: Vec<Arc<TableDef>>,
     /// See [`Shared`].
+    pub parent: Option<String>,
+    /// See [`Shared`].
     pub stop: CancellationToken,
 }
 
@@ -279,9 +315,11 @@ impl SharedParts {
             database: self.database,
             tables: watch::Sender::new(self.tables),
             capture: watch::Sender::new(CaptureState::default()),
+            parent: self.parent,
             dial: watch::Sender::new(DialState::default()),
             copies,
             copy_wake: tokio::sync::Notify::new(),
+            copy_waits: Mutex::default(),
             counters: Counters::default(),
             started: Timestamp::now(),
             stop: self.stop,

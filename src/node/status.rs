@@ -91,6 +91,8 @@ pub struct DatabaseStatus {
     pub behind: u64,
     /// Tables that are captured.
     pub tables: Vec<String>,
+    /// Tables that peers send us.
+    pub received: Vec<String>,
 }
 
 /// A link's side.
@@ -169,6 +171,10 @@ pub struct CounterStatus {
     pub links: u64,
     /// Rows of first copies written.
     pub copied_rows: u64,
+    /// Transactions applied without the part of a parked table.
+    pub torn: u64,
+    /// Links that began anew, because the sender's log no longer reached back to what the receiver had.
+    pub fell_out: u64,
 }
 
 impl Status {
@@ -195,6 +201,8 @@ impl Status {
                 refused_writes: shared.counters.refused.get(),
                 links: shared.counters.links.get(),
                 copied_rows: shared.counters.copied_rows.get(),
+                fell_out: shared.counters.fell_out.get(),
+                torn: shared.database.as_ref().map_or(0, |database| database.state.borrow().torn),
             },
         }
     }
@@ -261,6 +269,11 @@ fn link_problems(shared: &Shared) -> Vec<String> {
     problems
 }
 
+/// Why the parent does not let us in, where only an operator can help.
+fn dial_refused(shared: &Shared) -> Option<String> {
+    shared.dial.borrow().last_error.as_ref().filter(|why| !why.retryable).map(ToString::to_string)
+}
+
 fn log_status(shared: &Shared) -> LogStatus {
     let info = shared.log.info();
     let mut pins: Vec<_> =
@@ -296,6 +309,7 @@ fn database_status(shared: &Shared) -> Option<DatabaseStatus> {
         applied,
         behind: shared.log.tail().borrow().0.saturating_sub(applied),
         tables: shared.tables.borrow().iter().map(|table| table.name.to_string()).collect(),
+        received: shared.received_tables().iter().map(ToString::to_string).collect(),
     })
 }
 
@@ -327,11 +341,12 @@ fn link_status(shared: &Shared) -> Vec<LinkStatus> {
         }
         let refusal = refusals.get(&name);
         let dialling = known.role == "parent";
+        let refused = refusal.is_some() || dialling && dial_refused(shared).is_some();
         out.push(LinkStatus {
             log: known.log.clone(),
-            state: match (known.paused, refusal, dialling) {
+            state: match (known.paused, refused, dialling) {
                 (true, ..) => "paused",
-                (_, Some(_), _) => "refused",
+                (_, true, _) => "refused",
                 (.., true) => "trying",
                 _ => "away",
             },
@@ -358,7 +373,20 @@ fn link_status(shared: &Shared) -> Vec<LinkStatus> {
     for (name, (since, why)) in unknown {
         out.push(refused_link(name, &since.to_string(), why));
     }
+    let met = out.iter().any(|link| link.role == "parent");
+    out.extend(unmet_parent(shared).filter(|_| !met));
     out
+}
+
+/// A parent that has never let us in; its name is not known.
+fn unmet_parent(shared: &Shared) -> Option<LinkStatus> {
+    let url = shared.parent.as_ref()?;
+    let refused = dial_refused(shared);
+    let mut link = refused_link(url, &shared.started.to_string(), "");
+    link.state = if refused.is_some() { "refused" } else { "trying" };
+    (link.role, link.since) = ("parent".into(), None);
+    link.error = refused.or_else(|| shared.dial.borrow().last_error.as_ref().map(ToString::to_string));
+    Some(link)
 }
 
 fn refused_link(name: &str, since: &str, why: &str) -> LinkStatus {
@@ -394,10 +422,14 @@ fn table_status(shared: &Shared) -> Vec<TableStatus> {
         match &lane.state {
             LaneState::Copying { rows, .. } => {
                 status.state = "copying";
+                status.error = shared.copy_waits().get(&lane.table).map(|wait| wait.why.clone());
                 status.rows = Some(*rows);
             }
             LaneState::Replaying { .. } => status.state = "replaying",
-            LaneState::Parked { position, error, since } => {
+            LaneState::Parked { position, error, since, before } => {
+                if let Some(LaneState::Copying { rows, .. }) = before.as_deref() {
+                    status.rows = Some(*rows);
+                }
                 status.state = "parked";
                 status.position = Some(position.0);
                 status.error = Some(error.clone());
@@ -424,52 +456,4 @@ fn head_status(shared: &Shared) -> Vec<HeadStatus> {
         .collect();
     out.sort_by(|a, b| a.node.cmp(&b.node));
     out
-}
-
-/// `/v1/tree`: from the root down to us, and everything below us.
-#[derive(Debug, Serialize)]
-pub struct Tree {
-    /// Of this shape.
-    pub schema: u32,
-    /// The node asked.
-    pub node: String,
-    /// From the root (first) down to the node asked (last).
-    pub path: Vec<TreeNode>,
-    /// Everything below the node asked.
-    pub below: Vec<TreeNode>,
-}
-
-/// A node in the tree.
-#[derive(Debug, Serialize)]
-pub struct TreeNode {
-    /// Its label.
-    pub name: String,
-    /// Its log.
-    pub log: String,
-    /// Its parent's label.
-    pub parent: Option<String>,
-}
-
-impl Tree {
-    /// Takes it now.
-    pub fn of(shared: &Shared) -> Tree {
-        let path = shared.path.borrow();
-        let mut nodes: Vec<TreeNode> = path
-            .iter()
-            .enumerate()
-            .map(|(i, node)| TreeNode {
-                name: node.name.to_string(),
-                log: node.log.to_string(),
-                parent: path.get(i + 1).map(|parent| parent.name.to_string()),
-            })
-            .collect();
-        nodes.reverse();
-        let below = shared.below.borrow();
-        let below = below.iter().map(|below| TreeNode {
-            name: below.node.name.to_string(),
-            log: below.node.log.to_string(),
-            parent: Some(below.parent.to_string()),
-        });
-        Tree { schema: 1, node: shared.name.to_string(), path: nodes, below: below.collect() }
-    }
 }

@@ -16,6 +16,29 @@ pub struct Lane {
     pub state: LaneState,
 }
 
+impl Lane {
+    /// This lane parked at `position`; what it was doing is remembered.
+    pub fn parked(self, position: Position, error: String) -> Lane {
+        let before = match self.state {
+            LaneState::Parked { before, .. } => before,
+            LaneState::Copying { .. } | LaneState::Replaying { settled: Some(_) } => Some(Box::new(self.state)),
+            LaneState::Replaying { settled: None } | LaneState::Paused => None,
+        };
+        let since = Timestamp::now();
+        Lane { state: LaneState::Parked { position, error, since, before }, ..self }
+    }
+
+    /// This lane going on: a parked one with what it was doing when it failed, any other with the log.
+    pub fn resumed(self) -> Lane {
+        let state = match self.state {
+            LaneState::Parked { before: Some(before), .. } => *before,
+            state @ LaneState::Copying { .. } => state,
+            _ => LaneState::Replaying { settled: None },
+        };
+        Lane { state, ..self }
+    }
+}
+
 /// Why a table has a lane of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LaneState {
@@ -43,6 +66,8 @@ pub enum LaneState {
         error: String,
         /// When.
         since: Timestamp,
+        /// What it was doing when it failed, gone back to when it is retried; `None`: it moved with the main cursor.
+        before: Option<Box<LaneState>>,
     },
     /// An operator paused it.
     Paused,
@@ -100,6 +125,8 @@ pub trait LaneView: View {
         table: &TableName,
         under: Option<Fingerprint>,
     ) -> Result<(), ViewError>;
+    /// Transactions applied without the part of a parked table, since this was opened.
+    fn torn(&self) -> u64;
     /// Forgets the cursor and all lanes: the database takes this log's position as its own (an operator's decision).
     async fn reset(&mut self, cursor: Option<Cursor>) -> Result<(), ViewError>;
 }

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use rusqlite::Connection;
+
 use super::pass::{restore_sequence, sequence};
 use super::write::{Mode, RowFail, Writer};
 use super::{Applier, view_error};
 use crate::model::{Row, TableDef, limits};
+use crate::sqlite::connect::{is_internal, quote_ident};
 use crate::sqlite::range::{KeyRange, key_of, read_rows};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, RowGuard, ViewError};
 
@@ -54,6 +57,9 @@ impl Applier {
             RowFail::Sql(error, _) => fail(error),
             RowFail::Conflict(why) => table(why),
         };
+        if create_missing(&self.conn, def).map_err(fail)? {
+            self.targets.revise(&self.conn).map_err(fail)?;
+        }
         let target = match self.targets.get(&self.conn, def).map_err(fail)? {
             Ok(target) => target,
             Err(why) => return Err(table(why)),
@@ -121,4 +127,63 @@ fn remove_missing(
             _ => return Ok(()),
         }
     }
+}
+
+/// Creates the table that a copy is about to fill, where nothing of that name is there; says whether it did. Constraints,
+/// defaults, indexes and triggers do not travel, so it has none but its primary key.
+fn create_missing(conn: &Connection, def: &TableDef) -> rusqlite::Result<bool> {
+    let name = def.name.as_str();
+    let there = "SELECT count(*) FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+    let there: i64 = conn.prepare_cached(there)?.query_row([name], |row| row.get(0))?;
+    if there > 0 || is_internal(name) {
+        return Ok(false);
+    }
+    let mut parts: Vec<String> = Vec::with_capacity(def.columns.len() + 1);
+    for column in &def.columns {
+        parts.push(format!("{} {}", quote_ident(&column.name), plain_type(&column.type_name)).trim_end().to_owned());
+    }
+    let key: Vec<String> = def.key_columns().into_iter().map(|i| quote_ident(&def.columns[i].name)).collect();
+    if !key.is_empty() {
+        parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
+    }
+    conn.execute_batch(&format!("CREATE TABLE main.{} ({})", quote_ident(name), parts.join(", ")))?;
+    tracing::warn!(
+        table = name,
+        "table {name} was not there and has been created for its copy, with its columns and primary key only; constraints, \
+         defaults and indexes do not travel: add those that are needed"
+    );
+    Ok(true)
+}
+
+/// A declared type, if it is words and perhaps a length, as in `double precision` or `numeric(10,2)`; else none. It comes
+/// from a peer and stands in SQL.
+fn plain_type(declared: &str) -> &str {
+    let (words, rest) = declared.split_at(declared.find('(').unwrap_or(declared.len()));
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ' ';
+    let length = rest.is_empty()
+        || rest.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).is_some_and(|inside| {
+            inside.chars().all(|c| c.is_ascii_digit() || c == ',' || c == ' ') && !inside.is_empty()
+        });
+    match words.chars().all(word) && length && !is_keyword(words) {
+        true => declared,
+        false => "",
+    }
+}
+
+/// Words that would be constraints and not part of a type.
+fn is_keyword(words: &str) -> bool {
+    const CONSTRAINTS: [&str; 11] = [
+        "primary",
+        "not",
+        "null",
+        "unique",
+        "check",
+        "default",
+        "collate",
+        "references",
+        "generated",
+        "as",
+        "constraint",
+    ];
+    words.split(' ').any(|word| CONSTRAINTS.contains(&word.to_ascii_lowercase().as_str()))
 }

@@ -95,7 +95,10 @@ impl Applier {
                     }
                     applier.replay_pass(table, batch, &work, mode, &mut spools)?;
                     let next = match &trouble {
-                        Some(trouble) => parked(trouble),
+                        Some(trouble) => {
+                            let after = parked(trouble).after;
+                            Lane { after, ..lane.clone() }.parked(trouble.position, trouble.why.clone())
+                        }
                         None => Lane { after: upto.max(lane.after), ..lane.clone() },
                     };
                     Ok(applier.put_lane(next)?)
@@ -182,6 +185,10 @@ impl LaneView for Applier {
         blocking(|| {
             self.transact(|applier| store::set_followed(&applier.conn, from, table, under).map_err(|e| applier.fail(e)))
         })
+    }
+
+    fn torn(&self) -> u64 {
+        self.torn
     }
 
     async fn reset(&mut self, cursor: Option<Cursor>) -> Result<(), ViewError> {

@@ -107,11 +107,6 @@ impl Applier {
         })
     }
 
-    /// Transactions of which only a part was applied because one of their tables was parked, since this was opened.
-    pub fn torn(&self) -> u64 {
-        self.torn
-    }
-
     /// Runs `write` in one transaction: the stored cursor is as we know it, and nothing stays if `write` fails.
     fn transact<T, E: From<ViewError>>(&mut self, write: impl FnOnce(&mut Applier) -> Result<T, E>) -> Result<T, E> {
         let lanes = self.lanes.clone();
@@ -130,6 +125,8 @@ impl Applier {
             // Lanes that somebody else changed are read again at the next begin.
             self.lanes = lanes;
             self.torn = torn;
+            // What was seen of tables inside of it may have gone with it.
+            self.targets = Targets::default();
         }
         done
     }

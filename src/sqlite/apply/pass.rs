@@ -284,5 +284,5 @@ impl Applier {
 pub(super) fn parked(trouble: &Trouble) -> Lane {
     let Trouble { table, position, why } = trouble.clone();
     let after = Position(position.0.saturating_sub(1));
-    Lane { table, after, state: LaneState::Parked { position, error: why, since: Timestamp::now() } }
+    Lane { table, after, state: LaneState::Parked { position, error: why, since: Timestamp::now(), before: None } }
 }

@@ -92,11 +92,24 @@ pub(super) fn lanes(conn: &Connection) -> Result<BTreeMap<TableName, Lane>> {
                 rows: row.get::<_, Option<i64>>(5)?.map_or(0, i64::cast_unsigned),
             },
             ("replaying", peer) => LaneState::Replaying { settled: peer.zip(position.map(Position)) },
-            ("parked", _) => LaneState::Parked {
-                position: Position(position.unwrap_or(0)),
-                error: row.get::<_, Option<String>>(7)?.unwrap_or_default(),
-                since: Timestamp(row.get::<_, Option<i64>>(8)?.unwrap_or(0)),
-            },
+            ("parked" | "parked copying" | "parked replaying", peer) => {
+                let rows = row.get::<_, Option<i64>>(5)?.map_or(0, i64::cast_unsigned);
+                let before = match (state.as_str(), peer) {
+                    ("parked copying", Some(from)) => {
+                        Some(LaneState::Copying { from, done: done.and_then(key_row), rows })
+                    }
+                    ("parked replaying", Some(from)) => {
+                        Some(LaneState::Replaying { settled: Some((from, Position(rows))) })
+                    }
+                    _ => None,
+                };
+                LaneState::Parked {
+                    position: Position(position.unwrap_or(0)),
+                    error: row.get::<_, Option<String>>(7)?.unwrap_or_default(),
+                    since: Timestamp(row.get::<_, Option<i64>>(8)?.unwrap_or(0)),
+                    before: before.map(Box::new),
+                }
+            }
             ("paused", _) => LaneState::Paused,
             (other, _) => return Err(unreadable(2, &format!("watershed_lane: unknown state {other:?}"))),
         };
@@ -119,9 +132,21 @@ pub(super) fn put_lane(conn: &Connection, lane: &Lane) -> Result<()> {
             (peer, position) = (settled.map(|s| peer_text(s.0)), settled.map(|s| s.1.0.cast_signed()));
             "replaying"
         }
-        LaneState::Parked { position: at, error: why, since: when } => {
+        LaneState::Parked { position: at, error: why, since: when, before } => {
             (position, error, since) = (Some(at.0.cast_signed()), Some(why.as_str()), Some(when.0));
-            "parked"
+            match before.as_deref() {
+                Some(LaneState::Copying { from, done: key, rows }) => {
+                    (peer, done, count) =
+                        (Some(peer_text(*from)), key.as_ref().map(key_bytes), Some(rows.cast_signed()));
+                    "parked copying"
+                }
+                // `position` is taken, so the settled position stands where copies count their rows.
+                Some(LaneState::Replaying { settled: Some((from, settled)) }) => {
+                    (peer, count) = (Some(peer_text(*from)), Some(settled.0.cast_signed()));
+                    "parked replaying"
+                }
+                _ => "parked",
+            }
         }
         LaneState::Paused => "paused",
     };

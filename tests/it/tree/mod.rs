@@ -1,10 +1,16 @@
 //! Trees of real processes on real files.
 
 mod balances;
+mod copies;
 mod decisions;
+mod filters;
 mod kills;
 mod levels;
 mod links;
+mod owners;
+mod parents;
+mod parking;
 mod restores;
+mod retention;
 mod site;
 mod surfaces;

@@ -151,6 +151,62 @@ impl Site {
         process.wait().expect("it ends").code()
     }
 
+    /// SIGHUP: the configuration is read again.
+    pub fn reload(&self) {
+        let pid = self.process.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
+    }
+
+    /// A source as `source ls --json` shows it.
+    pub fn source(&self, name: &str) -> serde_json::Value {
+        let output = self.watershed(&["source", "ls", "--json"]);
+        let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let sources = all["sources"].as_array().cloned().unwrap_or_default();
+        sources.into_iter().find(|source| source["name"] == name).unwrap_or_default()
+    }
+
+    /// Waits until a source is in that state.
+    pub fn wait_source(&self, name: &str, state: &str) {
+        wait(&format!("{name} is {state} at {}", self.name), || self.source(name)["state"] == state);
+    }
+
+    /// Runs a command that must succeed; its output and errors.
+    pub fn does(&self, args: &[&str]) -> String {
+        let output = self.watershed(args);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?} at {}: {text}", self.name);
+        text
+    }
+
+    /// Waits for a line of the log.
+    pub fn wait_log(&self, text: &str) {
+        wait(&format!("{} logs {text:?}", self.name), || self.log().contains(text));
+    }
+
+    /// Waits for a problem in the status.
+    pub fn wait_problem(&self, text: &str) {
+        wait(&format!("{} says {text:?}", self.name), || self.status()["problems"].to_string().contains(text));
+    }
+
+    /// A number of the status's counters.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.status()["counters"][name].as_u64().unwrap_or_default()
+    }
+
+    /// The database's URL.
+    pub fn url(&self) -> String {
+        format!("sqlite:{}", self.database().display())
+    }
+
+    /// Waits for a link's state.
+    pub fn wait_link(&self, name: &str, state: &str) {
+        wait(&format!("{name} is {state} at {}", self.name), || {
+            let status = self.status();
+            let links = status["links"].as_array().cloned().unwrap_or_default();
+            links.iter().any(|link| link["name"] == name && link["state"] == state)
+        });
+    }
+
     /// Waits for a process that ends by itself; its exit code.
     pub fn ended(&mut self) -> Option<i32> {
         let mut process = self.process.take()?;
