@@ -15,7 +15,7 @@ use crate::model::{
 };
 use crate::peer::{Control, CopyMessage, LinkHandle, Offer, Role};
 use crate::sqlite::Reader;
-use crate::view::{CopyChunk, CopyScope, Lane, LaneState};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, ViewError};
 
 /// A chunk that has not come by then is asked for again.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -168,9 +168,7 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
             tokio::time::sleep(REFUSED_DELAY).await;
             return;
         }
-        let unverified =
-            if scope == CopyScope::UpsertOnly { "; it has no owner here, so deletions are not verified" } else { "" };
-        tracing::info!(%table, "copying {table} from {}{unverified}", wanted.peer);
+        tracing::debug!(%table, "copying {table} from {}", wanted.peer);
     }
     while chunks.try_recv().is_ok() {}
     let (mut after, mut rows_done, started) = (wanted.begun.clone().flatten(), 0_u64, Instant::now());
@@ -205,7 +203,7 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         let write = Command::CopyChunk;
         let guard = guard(shared, wanted.link);
         if let Err(error) = database.ask(|reply| write(Box::new(chunk), scope.clone(), guard, reply)).await {
-            return parked(shared, &table, wanted.link, &error.to_string(), error.is_retryable()).await;
+            return parked(shared, &table, &error).await;
         }
         rows_done += count;
         shared.counters.copied_chunks.add(1);
@@ -215,7 +213,12 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
             progress(&table, rows_done, left, started);
         }
         if upto.is_none() {
-            tracing::info!(%table, rows = rows_done, "copied {rows_done} rows of {table} from {} in {:.1?}", wanted.peer, started.elapsed());
+            let unverified = match scope {
+                CopyScope::UpsertOnly => "; it has no owner here, so rows that were deleted there may still be here",
+                _ => "",
+            };
+            let took = started.elapsed();
+            tracing::info!(%table, "copied {rows_done} rows of {table} from {} in {took:.1?}{unverified}", wanted.peer);
             return finish(shared, &wanted, settled).await;
         }
         after = upto;
@@ -275,16 +278,19 @@ async fn finish(shared: &Arc<Shared>, wanted: &Wanted, settled: Option<Position>
     }
 }
 
-async fn parked(shared: &Arc<Shared>, table: &TableName, from: LinkId, error: &str, retryable: bool) {
+async fn parked(shared: &Arc<Shared>, table: &TableName, error: &ViewError) {
     let Some(database) = &shared.database else { return };
-    if retryable {
+    if error.is_retryable() {
         tracing::warn!(%table, "writing the copy of {table}: {error}");
         return tokio::time::sleep(REFUSED_DELAY).await;
     }
     let Some(lane) = database.lane(table) else { return };
-    let state = LaneState::Parked { position: lane.after.next(), error: error.to_owned(), since: Timestamp::now() };
+    let error = match error {
+        ViewError::Table { why, .. } => why.clone(),
+        other => other.to_string(),
+    };
+    let state = LaneState::Parked { position: lane.after.next(), error, since: Timestamp::now() };
     let _ = database.ask(|reply| Command::SetLane(table.clone(), Some(Lane { state, ..lane }), reply)).await;
-    let _ = from;
 }
 
 /// The causation id of entries that announce a copy from that peer.

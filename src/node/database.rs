@@ -262,27 +262,32 @@ impl Applying {
     /// The lane has reached the main cursor.
     async fn join(&mut self, lane: &Lane, settled: Option<(LinkId, Position)>) -> Result<(), FollowError> {
         self.view.set_lane(&lane.table, None).await?;
-        tracing::info!(table = %lane.table, "table {} has caught up and moves with the others again", lane.table);
+        if settled.is_none() {
+            tracing::info!(table = %lane.table, "table {} has caught up and moves with the others again", lane.table);
+        }
         if let Some((link, _)) = settled {
             super::copies::log_copied(&self.shared, link, &lane.table).await;
         }
         Ok(())
     }
 
+    /// Whoever asked is answered once the new state is shown, so that it acts on no older one.
     async fn command(&mut self, command: Command) -> Result<(), FollowError> {
-        match command {
-            Command::SetLane(table, lane, reply) => drop(reply.send(self.view.set_lane(&table, lane).await)),
-            Command::BeginCopy(table, from, reply) => drop(reply.send(self.begin_copy(table, from).await)),
+        let answer = match command {
+            Command::SetLane(table, lane, reply) => later(reply, self.view.set_lane(&table, lane).await),
+            Command::BeginCopy(table, from, reply) => later(reply, self.begin_copy(table, from).await),
             Command::CopyChunk(chunk, scope, guard, reply) => {
-                drop(reply.send(self.view.copy_chunk(&chunk, &scope, &*guard).await));
+                later(reply, self.view.copy_chunk(&chunk, &scope, &*guard).await)
             }
-            Command::Followed(link, reply) => drop(reply.send(self.view.followed(link).await)),
+            Command::Followed(link, reply) => later(reply, self.view.followed(link).await),
             Command::SetFollowed(link, table, under, reply) => {
-                drop(reply.send(self.view.set_followed(link, &table, under).await));
+                later(reply, self.view.set_followed(link, &table, under).await)
             }
-            Command::Skip(table, reply) => drop(reply.send(self.skip(&table).await)),
-        }
-        self.publish().await
+            Command::Skip(table, reply) => later(reply, self.skip(&table).await),
+        };
+        self.publish().await?;
+        answer();
+        Ok(())
     }
 
     async fn begin_copy(&mut self, table: TableName, from: LinkId) -> Result<(), ViewError> {
@@ -299,6 +304,11 @@ impl Applying {
         let lane = Lane { table: table.clone(), after: position, state: LaneState::Replaying { settled: None } };
         self.view.set_lane(table, Some(lane)).await
     }
+}
+
+/// An answer that is given later. Who does not wait for it any more is not told.
+fn later<T: Send + 'static>(reply: Reply<T>, result: Result<T, ViewError>) -> Box<dyn FnOnce() + Send> {
+    Box::new(move || drop(reply.send(result)))
 }
 
 /// Where each lane reads on; only the lane's cursor is durable.

@@ -2,6 +2,7 @@
 
 mod balances;
 mod decisions;
+mod first_hours;
 mod kills;
 mod levels;
 mod links;
