@@ -7,5 +7,5 @@ mod kills;
 mod levels;
 mod links;
 mod restores;
-mod site;
+pub mod site;
 mod surfaces;
