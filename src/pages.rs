@@ -12,8 +12,6 @@ mod command_line {}
 mod errors {}
 #[doc = include_str!("../docs/CONFIGURATION.md")]
 mod configuration {}
-#[doc = include_str!("../docs/ERRORS.md")]
-mod errors {}
 #[doc = include_str!("../docs/FORMAT.md")]
 mod format {}
 #[doc = include_str!("../docs/HTTP.md")]
