@@ -43,7 +43,11 @@ pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<Stri
     }
     let parent = runtime()?.block_on(probe_parent(&settings, &found));
     match parent {
-        Ok(parent) => plan.lines.extend(parent.map(|text| ("parent".to_owned(), text))),
+        Ok(None) => {}
+        Ok(Some(parent)) => {
+            plan.lines.push(("parent".to_owned(), parent.text));
+            found.warnings.extend(parent.warnings);
+        }
         // A parent that is away is no fault of this node: it dials until it is there.
         Err(error) if error.exit == Reach::Unreachable => found.warnings.push(error.to_string()),
         Err(error) => return Err(error.into()),

@@ -127,19 +127,20 @@ fn configuration(name: &str, listen: u16, root: u16) -> String {
 }
 
 fn introduce(sites: &[Site], took: Duration) -> Result<(), ExitError> {
+    let program = program();
     let path = |index: usize| sites[index].database.display();
     let config = |index: usize| sites[index].config.display();
     output::line(&format!(
         "Three nodes run, {took:.1?} after the start:  north → hq ← south   (products go down, orders go up and down)\n\
          \n\
          Change something yourself, in another terminal:\n  \
-           sqlite3 {} \"insert into orders values ('mine-1', 'north', 2, 5, 'new')\"\n  \
-           sqlite3 {} \"update products set price = price + 1 where id = 1\"\n  \
+           sqlite3 -cmd '.timeout 5000' {} \"insert into orders values ('mine-' || strftime('%s'), 'north', 2, 5, 'new')\"\n  \
+           sqlite3 -cmd '.timeout 5000' {} \"update products set price = price + 1 where id = 1\"\n  \
            sqlite3 {} \"select * from orders\"\n\
          or look around:\n  \
-           watershed status -c {}\n  \
-           watershed peer ls --tree -c {}\n  \
-           watershed diff {} {}\n\
+           {program} status -c {}\n  \
+           {program} peer ls --tree -c {}\n  \
+           {program} diff {} {}\n\
          \n\
          Each line is a change, and the milliseconds until it could be read at each other node. Ctrl-C ends the demo.\n",
         path(1),
@@ -150,6 +151,17 @@ fn introduce(sites: &[Site], took: Duration) -> Result<(), ExitError> {
         config(0),
         config(2),
     ))
+}
+
+/// What to type to run this program again: its name, or where it is when it is not on the path.
+fn program() -> String {
+    let Ok(here) = std::env::current_exe() else { return "watershed".into() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("watershed")).find(|file| file.is_file());
+    match found {
+        Some(file) if file.canonicalize().ok() == here.canonicalize().ok() => "watershed".into(),
+        _ => here.display().to_string(),
+    }
 }
 
 /// Reports every transaction of a node's log once its database has it.
@@ -259,8 +271,7 @@ fn show(waiting: &Waiting, as_json: bool) -> Result<(), ExitError> {
             }))?;
             continue;
         }
-        let time = first.committed.to_string();
-        let clock = time.get(11..23).unwrap_or(&time);
+        let clock = local_time(first.committed);
         let arrived: Vec<String> = waiting.arrived.iter().map(|(name, ms)| format!("{name} {ms:.1} ms")).collect();
         let (op, name, key) = (change.op.name(), table.name.as_str(), key.join(","));
         output::line(&format!(
@@ -271,6 +282,11 @@ fn show(waiting: &Waiting, as_json: bool) -> Result<(), ExitError> {
         ))?;
     }
     Ok(())
+}
+
+fn local_time(time: Timestamp) -> String {
+    let utc = jiff::Timestamp::from_microsecond(time.0).unwrap_or_default();
+    utc.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f").to_string()
 }
 
 fn key_of(table: &TableDef, change: &Change) -> Vec<String> {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::log_follow::{Range, export, read, tail};
-use super::{Exit, ExitError, Global, output};
+use super::{Exit, ExitError, Global, output, status_text};
 use crate::log::Log as LogStore;
 use crate::log::segments::{self, OpenError, SegmentLog};
 use crate::node::config::Config;
@@ -18,7 +18,7 @@ use crate::node::config::Config;
   watershed log read --tail 10
   watershed log read --after 120 --tables orders --json
   watershed log tail
-  watershed log verify
+  watershed log verify               of a stopped node
   watershed log export > main.ndjson")]
 pub(super) struct Log {
     #[command(subcommand)]
@@ -83,7 +83,7 @@ fn not_opened(config: &Config, error: OpenError) -> ExitError {
     let (exit, message, fix) = match error {
         OpenError::Missing(place) => return missing(config, &place),
         OpenError::Locked { .. } => {
-            (Exit::Locked, "another process has the log", "stop it, or ask it over its `listen`")
+            (Exit::Locked, "another process has the log", "stop that node first; `watershed log read` asks it instead")
         }
         OpenError::Damaged { .. } => (
             Exit::Operator,
@@ -115,7 +115,10 @@ fn ls(global: &Global) -> Result<(), ExitError> {
         }
         Err(error) => return Err(error),
     };
-    output::listing(global.json, answer, "logs")
+    if global.json {
+        return output::object(answer);
+    }
+    output::line(&status_text::logs(&answer["logs"]))
 }
 
 fn verify(global: &Global, log: &str) -> Result<(), ExitError> {

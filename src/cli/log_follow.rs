@@ -103,7 +103,7 @@ fn print(line: &str, as_json: bool) -> Result<(), ExitError> {
 
 fn for_people(entry: &Json) -> String {
     let text = |name: &str| entry[name].as_str().unwrap_or("-").to_string();
-    let mut shown = format!("{:>8}  {}  {}", entry["position"].to_string(), text("time"), text("node"));
+    let mut shown = format!("{:>8}  {}  {}", entry["position"].to_string(), output::time(&text("time")), text("node"));
     if let Some(part) = entry["part"].as_u64() {
         shown.push_str(&format!("  part {part}{}", if entry["more"] == true { ", more follow" } else { ", the last" }));
     }

@@ -7,24 +7,22 @@ use clap::ValueEnum;
 use serde_json::{Map, Value as Json, json};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt as human};
 
 use crate::model::Timestamp;
 
-/// `--log-format`.
+/// `--log-format`: lines for people, or bunyan's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
-    /// Lines for people.
     Human,
-    /// Bunyan's fields: v, name, hostname, pid, level, time, msg.
     Json,
 }
 
-/// Installs the log. `verbose` counts `-v`; a `long` command (a server) tells more by itself.
-pub(super) fn install(format: LogFormat, verbose: u8, quiet: bool, long: bool) {
-    let level = match (quiet, verbose, long) {
+/// Installs the log. `verbose` counts `-v`; a command that `runs` a node tells more by itself.
+pub(super) fn install(format: LogFormat, verbose: u8, quiet: bool, runs: bool) {
+    let level = match (quiet, verbose, runs) {
         (true, ..) => "error",
         (_, 0, false) => "warn",
         (_, 0, true) => "info",
@@ -37,19 +35,59 @@ pub(super) fn install(format: LogFormat, verbose: u8, quiet: bool, long: bool) {
     // A second installation in one process (tests) keeps the first.
     let _ = match format {
         LogFormat::Json => registry.with(Bunyan::new()).try_init(),
-        LogFormat::Human => {
-            let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            let layer = human::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
-            registry.with(layer.with_timer(Clock)).try_init()
-        }
+        LogFormat::Human => registry.with(Lines::new(verbose > 0)).try_init(),
     };
 }
 
-struct Clock;
+/// Lines for people. On a terminal: local time, colours, and `why` and `do` on lines of their own. Elsewhere: one line
+/// each, with the date in UTC.
+struct Lines {
+    terminal: bool,
+    colours: bool,
+    /// Fields that the message does not have in it are shown too.
+    fields: bool,
+}
 
-impl human::time::FormatTime for Clock {
-    fn format_time(&self, f: &mut human::format::Writer<'_>) -> fmt::Result {
-        write!(f, "{}", Timestamp::now())
+impl Lines {
+    fn new(fields: bool) -> Lines {
+        let terminal = std::io::stderr().is_terminal();
+        Lines { terminal, colours: terminal && std::env::var_os("NO_COLOR").is_none(), fields }
+    }
+
+    fn line(&self, level: Level, time: &str, message: &str) -> String {
+        let (start, end) = match (self.colours, level) {
+            (false, _) | (_, Level::INFO) => ("", ""),
+            (_, Level::ERROR) => ("\x1b[1;31m", "\x1b[0m"),
+            (_, Level::WARN) => ("\x1b[33m", "\x1b[0m"),
+            _ => ("\x1b[2m", "\x1b[0m"),
+        };
+        let message = match self.terminal {
+            true => {
+                let indent = format!("\n{}", " ".repeat(time.len() + 8));
+                let parts = message.replace(" / why: ", "\nwhy: ").replace(" / do: ", "\ndo: ");
+                parts.replace('\n', &indent)
+            }
+            false => message.replace('\n', " / "),
+        };
+        format!("{time}  {start}{level:<5}{end} {message}")
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields(Map::new());
+        event.record(&mut fields);
+        let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let mut message = fields.0.remove("message").as_ref().map(text).unwrap_or_default();
+        for (name, value) in fields.0.iter().filter(|_| self.fields) {
+            message.push_str(&format!("  {name}={}", text(value)));
+        }
+        let time = match self.terminal {
+            true => jiff::Zoned::now().strftime("%H:%M:%S%.3f").to_string(),
+            false => Timestamp::now().to_string(),
+        };
+        // A log that cannot be written has nowhere to say so.
+        let _ = writeln!(std::io::stderr().lock(), "{}", self.line(*event.metadata().level(), &time, &message));
     }
 }
 
@@ -111,5 +149,22 @@ impl Visit for Fields {
     }
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.0.insert(field.name().into(), value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_stand_below_on_a_terminal_and_in_the_line_elsewhere() {
+        let message = "error[WS-X-001]: it broke / why: it was old / do: mend it";
+        let shown = |terminal| Lines { terminal, colours: false, fields: false }.line(Level::WARN, "10:00", message);
+        let indent = " ".repeat(13);
+        assert_eq!(
+            shown(true),
+            format!("10:00  WARN  error[WS-X-001]: it broke\n{indent}why: it was old\n{indent}do: mend it")
+        );
+        assert_eq!(shown(false), format!("10:00  WARN  {message}"));
     }
 }

@@ -22,6 +22,7 @@ mod run;
 mod signals;
 mod source;
 mod status;
+mod status_text;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -66,6 +67,9 @@ Options:
 `watershed COMMAND --help` begins with examples.
 ";
 
+/// Of options that every command has.
+const GLOBAL: &str = "Everywhere";
+
 /// watershed: capture, stream and view change logs
 #[derive(Debug, Parser)]
 #[command(name = "watershed", version, help_template = SCREEN, disable_help_subcommand = true)]
@@ -81,19 +85,19 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// The configuration
-    #[arg(short, long, global = true, value_name = "FILE", default_value = "watershed.toml", env = "WATERSHED_CONFIG")]
+    #[arg(help_heading = GLOBAL, short, long, global = true, value_name = "FILE", default_value = "watershed.toml", env = "WATERSHED_CONFIG")]
     config_filename: PathBuf,
     /// JSON on stdout: lines for streams, one object otherwise, with "schema":1
-    #[arg(long, global = true)]
+    #[arg(help_heading = GLOBAL, long, global = true)]
     json: bool,
-    /// Form of the process's own log on stderr
-    #[arg(long, global = true, value_enum, default_value = "human")]
+    /// The process's own log on stderr: lines for people, or bunyan's fields
+    #[arg(help_heading = GLOBAL, long, global = true, value_name = "FORM", value_enum, default_value = "human")]
     log_format: LogFormat,
     /// Log more; twice for everything
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(help_heading = GLOBAL, short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     /// Log errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(help_heading = GLOBAL, short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
 }
 
@@ -157,8 +161,8 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let global = cli.global;
-    let long = matches!(cli.command, Command::Run(_) | Command::Demo(_));
-    logging::install(global.log_format, global.verbose, global.quiet, long);
+    let runs = matches!(cli.command, Command::Run(_));
+    logging::install(global.log_format, global.verbose, global.quiet, runs);
     let result = match cli.command {
         Command::Demo(command) => command.run(&global),
         Command::Init(command) => command.run(&global),

@@ -17,6 +17,22 @@ pub(super) fn line(text: &str) -> Result<(), ExitError> {
     Ok(out.flush()?)
 }
 
+/// A time as it came; on a terminal in local time, to the millisecond.
+pub(super) fn time(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) if std::io::stdout().is_terminal() => {
+            time.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %H:%M:%S%.3f").to_string()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// Writes over what the terminal shows, without flicker.
+pub(super) fn screen(text: &str) -> Result<(), ExitError> {
+    let lines = text.lines().map(|line| format!("{line}\x1b[K\n")).collect::<String>();
+    line(&format!("\x1b[H{lines}\x1b[J"))
+}
+
 /// Writes an object in one line, with `"schema":1`.
 pub(super) fn object(mut fields: Json) -> Result<(), ExitError> {
     if let Json::Object(fields) = &mut fields {
@@ -100,21 +116,6 @@ pub(super) fn confirm(yes: bool, what: &str) -> Result<(), ExitError> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if answer.trim() == "yes" { Ok(()) } else { Err(refused("the answer was not yes")) }
-}
-
-/// Prints an answer that is a list under one key.
-pub(super) fn listing(as_json: bool, answer: Json, key: &str) -> Result<(), ExitError> {
-    if as_json {
-        return object(if answer.is_array() { serde_json::json!({ key: answer }) } else { answer });
-    }
-    let items = if answer.is_array() { &answer } else { &answer[key] };
-    match items.as_array().map(Vec::len) {
-        Some(0) | None => {
-            eprintln!("There are no {key}.");
-            Ok(())
-        }
-        Some(_) => line(&list(items)),
-    }
 }
 
 /// Prints that an action was done.

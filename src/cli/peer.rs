@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value as Json;
 
 use super::admin::escape;
-use super::{ExitError, Global, output};
+use super::{ExitError, Global, output, status_text};
 use crate::model::limits;
 
 /// The nodes that this one is linked with
@@ -12,7 +12,9 @@ use crate::model::limits;
 #[command(before_help = "Examples:
   watershed peer ls
   watershed peer ls --tree
-  watershed peer pause branch-7")]
+  watershed peer pause branch-7
+
+`watershed status --help` explains the columns.")]
 pub(super) struct Peer {
     #[command(subcommand)]
     action: Action,
@@ -43,8 +45,16 @@ impl Peer {
         let (verb, name) = match self.action {
             Action::Ls { tree: false } => {
                 let status = global.admin()?.get("/v1/status")?;
-                let peers = serde_json::json!({ "peers": status["links"] });
-                return output::listing(global.json, peers, "peers");
+                if global.json {
+                    return output::object(serde_json::json!({ "peers": status["links"] }));
+                }
+                return match status_text::links(&status["links"]) {
+                    Some(text) => output::line(&text),
+                    None => {
+                        eprintln!("There are no peers: nobody has linked with this node, and it has no parent.");
+                        Ok(())
+                    }
+                };
             }
             Action::Ls { tree: true } => return tree(global),
             Action::Pause { name } => ("pause", name),

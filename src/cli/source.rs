@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::admin::escape;
 use super::node_run::{drop_database, drop_peer};
-use super::{ExitError, Global, output};
+use super::{ExitError, Global, output, status_text};
 
 /// Tables and databases that this node reads and applies
 #[derive(Debug, Args)]
@@ -12,7 +12,10 @@ use super::{ExitError, Global, output};
   watershed source ls
   watershed source retry orders              a parked table, again from where it stopped
   watershed source skip orders --yes         leave out the change at which it stopped
-  watershed source resync orders --yes       copy it afresh from its sender")]
+  watershed source resync orders --yes       copy it afresh from its sender
+
+POSITION is that of this node's log up to which it is applied; of a peer, that of the peer's log. A table is live,
+copying, replaying, parked or paused; docs/OPERATIONS.md says what to do about each.")]
 pub(super) struct Source {
     #[command(subcommand)]
     action: Action,
@@ -99,5 +102,8 @@ impl Source {
 
 fn ls(global: &Global) -> Result<(), ExitError> {
     let answer = global.admin()?.get("/v1/sources")?;
-    output::listing(global.json, answer, "sources")
+    if global.json {
+        return output::object(answer);
+    }
+    output::line(&status_text::sources(&answer["sources"]))
 }

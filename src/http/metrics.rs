@@ -40,10 +40,11 @@ fn registry(status: &Status) -> Registry {
         gauge("database_behind", "Entries of the log that the database has not applied", database.behind);
         gauge("capture_running", "1 while local changes are captured", u64::from(database.capture == "running"));
     }
-    let parked = status.tables.iter().filter(|table| table.state == "parked").count();
-    gauge("tables_parked", "Tables that stopped at an error", parked as u64);
-    let copying = status.tables.iter().filter(|table| matches!(table.state, "copying" | "replaying")).count();
-    gauge("tables_copying", "Tables whose first copy is under way", copying as u64);
+    let count = |state: &str| status.tables.iter().filter(|table| table.state == state).count() as u64;
+    gauge("tables_copying", "Tables whose rows are being copied from a peer", count("copying"));
+    gauge("tables_replaying", "Tables that are catching up with the others from the log", count("replaying"));
+    gauge("tables_parked", "Tables that stopped at an error", count("parked"));
+    gauge("tables_paused", "Tables that an operator has paused", count("paused"));
     let mut counter = |name: &str, help: &str, value: u64| {
         registry.register(name, help, ConstCounter::new(value));
     };

@@ -310,32 +310,37 @@ impl Applying {
             return Ok(());
         }
         self.view.set_lane(&lane.table, None).await?;
-        tracing::info!(table = %lane.table, "table {} has caught up and moves with the others again", lane.table);
+        if settled.is_none() {
+            tracing::info!(table = %lane.table, "table {} has caught up and moves with the others again", lane.table);
+        }
         Ok(())
     }
 
+    /// Whoever asked is answered once the new state is shown, so that it acts on no older one.
     async fn command(&mut self, command: Command) -> Result<(), FollowError> {
-        match command {
-            Command::SetLane(table, lane, reply) => drop(reply.send(self.view.set_lane(&table, lane).await)),
-            Command::BeginCopy(table, from, reply) => drop(reply.send(self.begin_copy(table, from).await)),
+        let answer = match command {
+            Command::SetLane(table, lane, reply) => later(reply, self.view.set_lane(&table, lane).await),
+            Command::BeginCopy(table, from, reply) => later(reply, self.begin_copy(table, from).await),
             Command::CopyChunk(chunk, scope, guard, reply) => {
-                drop(reply.send(self.view.copy_chunk(&chunk, &scope, &*guard).await));
+                later(reply, self.view.copy_chunk(&chunk, &scope, &*guard).await)
             }
-            Command::Followed(link, reply) => drop(reply.send(self.look_at_followed(link).await)),
+            Command::Followed(link, reply) => later(reply, self.look_at_followed(link).await),
             Command::SetFollowed(link, table, under, reply) => {
                 let set = self.view.set_followed(link, &table, under).await;
                 // What follows is shown only; the answer is whether it was set.
                 let _ = self.look_at_followed(link).await;
-                drop(reply.send(set));
+                later(reply, set)
             }
             Command::Announcements(link, table, reply) => {
-                drop(reply.send(Ok(self.announcements.get(&(link, table)).copied().unwrap_or_default())));
+                later(reply, Ok(self.announcements.get(&(link, table)).copied().unwrap_or_default()))
             }
-            Command::FinishCopy(finished, reply) => drop(reply.send(self.finish_copy(*finished).await)),
-            Command::Announced(link, table, reply) => drop(reply.send(self.announced(link, &table).await)),
-            Command::Skip(table, reply) => drop(reply.send(self.skip(&table).await)),
-        }
-        self.publish().await
+            Command::FinishCopy(finished, reply) => later(reply, self.finish_copy(*finished).await),
+            Command::Announced(link, table, reply) => later(reply, self.announced(link, &table).await),
+            Command::Skip(table, reply) => later(reply, self.skip(&table).await),
+        };
+        self.publish().await?;
+        answer();
+        Ok(())
     }
 
     async fn announced(&mut self, link: LinkId, table: &TableName) -> Result<(), ViewError> {
@@ -389,6 +394,11 @@ impl Applying {
         }
         self.view.set_lane(table, Some(Lane { after: position, ..resumed })).await
     }
+}
+
+/// An answer that is given later. Who does not wait for it any more is not told.
+fn later<T: Send + 'static>(reply: Reply<T>, result: Result<T, ViewError>) -> Box<dyn FnOnce() + Send> {
+    Box::new(move || drop(reply.send(result)))
 }
 
 /// Where each lane reads on; only the lane's cursor is durable.

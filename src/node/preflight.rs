@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::policy::Policy;
 use super::settings::{Exit, NodeError, Settings};
-use crate::model::{Epoch, LinkId, LogId, TableDef};
-use crate::peer::{Hello, NodeRef, Offer, ParentUrl, Role, probe};
-use crate::sqlite::inspect;
+use crate::model::{Epoch, LinkId, LogId, TableDef, TableName};
+use crate::peer::{Hello, NodeRef, Offer, ParentUrl, Refusal, Role, probe};
+use crate::sqlite::{create_table, inspect};
 use crate::stream::Owner;
 
 /// What was found.
@@ -19,8 +19,17 @@ pub struct Preflight {
     pub sends: Vec<Sends>,
     /// What an operator should know and what does not keep the node from running.
     pub warnings: Vec<String>,
-    /// What the parent is, where it can be reached.
-    pub parent: Option<String>,
+    /// Every table of the database, captured or not.
+    pub present: Vec<TableName>,
+}
+
+/// A parent that has answered.
+#[derive(Debug)]
+pub struct ParentFound {
+    /// Who it is and what it sends.
+    pub text: String,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
 }
 
 /// A table on its way.
@@ -103,7 +112,15 @@ fn tables(policy: &Policy, path: &Path) -> Result<Found, NodeError> {
         let advice = "create it, or correct [database] url (relative paths are relative to the configuration file)";
         NodeError::new("WS-SQLITE-004", Exit::Unreachable, error, "the node needs its database at start", advice)
     })?;
-    let mut found = Found { preflight: Preflight::default(), all: Vec::new() };
+    let present = inspection.tables.iter().map(|table| table.def.name.clone()).collect();
+    let mut found = Found { preflight: Preflight { present, ..Preflight::default() }, all: Vec::new() };
+    if inspection.journal_mode != "wal" {
+        found.preflight.warnings.push(format!(
+            "the database's journal mode is {} / why: readers and writers wait for each other, and a program without a busy \
+             timeout meets \"database is locked\" / do: run `PRAGMA journal_mode = wal` once; it stays so",
+            inspection.journal_mode
+        ));
+    }
     let mut wrong = Vec::new();
     for table in &inspection.tables {
         let name = &table.def.name;
@@ -145,16 +162,11 @@ fn tables(policy: &Policy, path: &Path) -> Result<Found, NodeError> {
 }
 
 /// Asks the parent for its hello, and looks whether the link could stand. Records nothing at either end.
-pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<Option<String>, NodeError> {
+pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<Option<ParentFound>, NodeError> {
     let Some(parent) = &settings.parent else { return Ok(None) };
-    let refused = |exit, error: &dyn std::fmt::Display| {
-        NodeError::new(
-            "WS-NODE-019",
-            exit,
-            error,
-            "the parent was asked as `run` would ask it",
-            "see above; `run` keeps trying",
-        )
+    let refused = |exit, refusal: &Refusal| {
+        let what = format!("the parent does not answer as it should: {}", refusal.what());
+        NodeError::new("WS-NODE-019", exit, what, refusal.why(), refusal.advice())
     };
     let url = ParentUrl::parse(&parent.url).map_err(|error| refused(Exit::Configuration, &error))?;
     let node = NodeRef { name: settings.name.clone().into(), log: LogId::draw() };
@@ -184,6 +196,29 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
         };
         refused(exit, &refusal)
     })?;
+    check_two_way(settings, &answer)?;
+    let tables: Vec<&str> = answer.offers.iter().map(|offer| offer.table.name.as_str()).collect();
+    let text = if tables.is_empty() { "nothing".into() } else { tables.join(", ") };
+    let text = format!("{} at {url}, sends {text}", answer.node.name);
+    let missing = answer.offers.iter().filter(|offer| !preflight.present.contains(&offer.table.name));
+    let warnings = match settings.database {
+        Some(_) => missing.map(|offer| not_here(&answer.node.name, &offer.table)).collect(),
+        None => Vec::new(),
+    };
+    Ok(Some(ParentFound { text, warnings }))
+}
+
+fn not_here(parent: &str, table: &TableDef) -> String {
+    format!(
+        "{parent} sends the table {}, which this database does not have / why: Watershed moves rows, it makes no tables / do: {}",
+        table.name,
+        create_table(table)
+    )
+}
+
+/// A table sent both ways needs an owner at both ends, as the link will ask for.
+fn check_two_way(settings: &Settings, answer: &Hello) -> Result<(), NodeError> {
+    let policy = &settings.policy;
     for offer in &answer.offers {
         let table = &offer.table.name;
         let both = policy.parent.selection.matches(table);
@@ -203,10 +238,5 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
             ));
         }
     }
-    let tables: Vec<&str> = answer.offers.iter().map(|offer| offer.table.name.as_str()).collect();
-    Ok(Some(format!(
-        "{} at {url}, sends {}",
-        answer.node.name,
-        if tables.is_empty() { "nothing".into() } else { tables.join(", ") }
-    )))
+    Ok(())
 }

@@ -14,12 +14,12 @@ use super::copies;
 use super::database::{ApplyState, Applying, Command, Database, other_log};
 use super::folder::Folder;
 use super::host::NodeHost;
-use super::preflight::preflight;
+use super::preflight::{Preflight, preflight};
 use super::retention;
 use super::settings::{DatabaseSettings, Exit, NodeError, Settings};
 use super::shared::{Shared, SharedParts};
-use crate::log::Log;
 use crate::log::segments::{Retention, SegmentLog, SegmentOptions};
+use crate::log::{Append, Log};
 use crate::model::{LinkId, TableDef, limits};
 use crate::peer::{ParentUrl, Retry, run_child};
 use crate::sqlite::{Applier, ApplierOptions, Capture, CaptureOptions, inspect};
@@ -197,30 +197,11 @@ async fn open_database(
     folder: &Folder,
 ) -> Result<Opened, NodeError> {
     let policy = &settings.policy;
-    let captures = {
-        let selections: Vec<_> = policy.selections().cloned().collect();
-        move |table: &crate::model::TableName| selections.iter().any(|selection| selection.matches(table))
-    };
     let found = preflight(settings)?;
     for warning in &found.warnings {
         tracing::warn!("{warning}");
     }
-    let known = log.source_cursor(LinkId::LOCAL);
-    let dropped = known.as_ref().is_some_and(|cursor| folder.is_dropped(cursor));
-    let resume = known.filter(|_| !dropped);
-    let options = CaptureOptions {
-        path: database.path.clone(),
-        log: log.id(),
-        captured: Arc::new(captures),
-        spool_dir: settings.data_dir.clone(),
-        node: settings.name.clone().into(),
-        resume,
-    };
-    let mut capture = Capture::open(options).map_err(|error| capture_error(&error))?;
-    if dropped {
-        // What changed while nothing was captured is not known: whoever follows these tables copies them afresh.
-        found.tables.iter().for_each(|table| capture.request_rescan(&table.name));
-    }
+    let capture = open_capture(settings, database, log, folder, &found).await?;
     let options =
         ApplierOptions { fire_triggers: database.fire_triggers, ..ApplierOptions::new(&database.path, log.id()) };
     let mut view = Applier::open(options).map_err(|error| {
@@ -232,13 +213,51 @@ async fn open_database(
             "mend it and start again",
         )
     })?;
-    join(&mut view, log).await?;
+    join_log(&mut view, log).await?;
     let tables = selected_tables(policy, &database.path)?;
     Ok(Opened { view, capture, tables })
 }
 
-/// The database follows this log from where it is.
-async fn join(view: &mut Applier, log: &Arc<dyn Log>) -> Result<(), NodeError> {
+async fn open_capture(
+    settings: &Settings,
+    database: &DatabaseSettings,
+    log: &Arc<dyn Log>,
+    folder: &Folder,
+    found: &Preflight,
+) -> Result<Capture, NodeError> {
+    let selections: Vec<_> = settings.policy.selections().cloned().collect();
+    let captures = move |table: &crate::model::TableName| selections.iter().any(|selection| selection.matches(table));
+    let known = log.source_cursor(LinkId::LOCAL);
+    let dropped = known.as_ref().is_some_and(|cursor| folder.is_dropped(cursor));
+    let first = known.is_none();
+    let resume = known.filter(|_| !dropped);
+    let options = CaptureOptions {
+        path: database.path.clone(),
+        log: log.id(),
+        captured: Arc::new(captures),
+        spool_dir: settings.data_dir.clone(),
+        node: settings.name.clone().into(),
+        resume,
+    };
+    let mut capture = Capture::open(options).map_err(|error| capture_error(&error))?;
+    if first {
+        // From here on, what is written while the node is down is read, too, instead of copied.
+        let append =
+            Append { from: LinkId::LOCAL, tables: Vec::new(), drafts: Vec::new(), upto: Some(capture.place()) };
+        log.append(append).await.map_err(|error| {
+            let why = "the place at which reading the database starts could not be logged";
+            NodeError::new("WS-LOG-006", Exit::Failure, error, why, "make room or mend the disk, and start again")
+        })?;
+    }
+    if dropped {
+        // What changed while nothing was captured is not known: whoever follows these tables copies them afresh.
+        found.tables.iter().for_each(|table| capture.request_rescan(&table.name));
+    }
+    Ok(capture)
+}
+
+/// The database goes on in this log where it was, if it is this log that it follows.
+async fn join_log(view: &mut Applier, log: &Arc<dyn Log>) -> Result<(), NodeError> {
     let failed = |error: crate::view::ViewError| {
         NodeError::new(
             "WS-SQLITE-002",

@@ -239,9 +239,16 @@ pub fn ready(shared: &Shared) -> (bool, Vec<String>) {
                 }
                 LaneState::Replaying { .. } => ready = false,
                 LaneState::Parked { position, error, .. } => {
-                    problems.push(format!("table {} is parked at position {position}: {error}", lane.table));
+                    problems.push(format!(
+                        "table {} is parked at position {position}: {error} / why: one table's trouble is that table's; the \
+                         others go on / do: mend that, then `watershed source retry {}`; or skip the change, or resync",
+                        lane.table, lane.table
+                    ));
                 }
-                LaneState::Paused => problems.push(format!("table {} is paused", lane.table)),
+                LaneState::Paused => {
+                    let table = &lane.table;
+                    problems.push(format!("table {table} is paused / do: `watershed source resume {table}`"));
+                }
             }
         }
     }

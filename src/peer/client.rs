@@ -21,6 +21,9 @@ use super::socket::{SUBPROTOCOL, Socket, config};
 use super::url::{PEER_PATH, ParentUrl};
 use crate::model::Timestamp;
 
+/// The same trouble with the parent is reported again after this.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How a child stands with its parent, for status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DialState {
@@ -55,7 +58,8 @@ pub async fn run_child_timed(
     state: watch::Sender<DialState>,
 ) {
     let mut down_since = Instant::now();
-    let mut failed = 0;
+    let (mut failed, mut dialled) = (0, false);
+    let mut told: Option<(String, Instant)> = None;
     while !stop.is_cancelled() {
         state.send_modify(|state| {
             state.attempts += 1;
@@ -65,7 +69,9 @@ pub async fn run_child_timed(
         let up = |peer: &Hello| {
             stood = true;
             let down = down_since.elapsed();
-            tracing::info!(parent = &*peer.node.name, url = %url, "connected to the parent; was down for {down:.1?}");
+            let after = if dialled { format!(" again, after {down:.1?}") } else { String::new() };
+            tracing::info!(url = %url, "linked with the parent {}{after}", peer.node.name);
+            dialled = true;
             let connected_since = Some(Timestamp::now());
             state.send_modify(|state| *state = DialState { connected_since, ..DialState::default() });
         };
@@ -80,7 +86,11 @@ pub async fn run_child_timed(
             state.send_replace(DialState { last_error: Some(why), ..DialState::default() });
             return;
         }
-        report(&url, stood, &why, wait);
+        let known = told.as_ref().is_some_and(|(code, at)| *code == why.code && at.elapsed() < REPEAT_INTERVAL);
+        if stood || !known {
+            report(&url, stood, &why, wait);
+            told = Some((why.code.clone(), Instant::now()));
+        }
         let next = Timestamp(Timestamp::now().0.saturating_add(wait.as_micros() as i64));
         state.send_modify(|state| {
             state.connected_since = None;
@@ -97,7 +107,7 @@ pub async fn run_child_timed(
 fn report(url: &ParentUrl, stood: bool, why: &Refusal, wait: Duration) {
     let what = if stood { "the link to the parent ended" } else { "the parent could not be joined" };
     let slow = if why.retryable { "" } else { " (an operator must decide; tried slowly)" };
-    tracing::warn!(url = %url, "{what}: {why}; next attempt in {wait:.1?}{slow}");
+    tracing::warn!(url = %url, "{what}, next attempt in {wait:.1?}{slow}: {why}");
 }
 
 async fn attempt(

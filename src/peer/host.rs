@@ -146,6 +146,29 @@ pub struct Refusal {
     pub retryable: bool,
 }
 
+impl Refusal {
+    /// What happened, without why and what to do.
+    pub fn what(&self) -> &str {
+        self.part(0)
+    }
+
+    /// Why; empty where the message does not say.
+    pub fn why(&self) -> &str {
+        self.part(1)
+    }
+
+    /// What to do; empty where the message does not say.
+    pub fn advice(&self) -> &str {
+        self.part(2)
+    }
+
+    fn part(&self, index: usize) -> &str {
+        let (what, rest) = self.message.split_once(" / why: ").unwrap_or((&self.message, ""));
+        let (why, advice) = rest.split_once(" / do: ").unwrap_or((rest, ""));
+        [what, why, advice][index]
+    }
+}
+
 /// Reads our log for one peer, selected and filtered.
 #[async_trait]
 pub trait Outgoing: Send {

@@ -36,18 +36,28 @@ pub fn serve_peer(upgrade: WebSocketUpgrade, host: Arc<dyn Host>, serving: Servi
     // Taken now: whoever waits for the tracker waits for this link too.
     let token = serving.tasks.token();
     upgrade.on_upgrade(async move |socket| {
-        let up = |peer: &super::host::Hello| tracing::info!(peer = &*peer.node.name, "child connected");
+        let mut child = None;
+        let up = |peer: &super::host::Hello| {
+            tracing::info!("linked with the child {}", peer.node.name);
+            child = Some(peer.node.name.clone());
+        };
         let stop = serving.stop.child_token();
         let why = link::run(Socket::from_axum(socket), host, Role::Parent, serving.timing, stop, up).await;
-        report(&why);
+        report(child.as_deref(), &why);
         drop(token);
     })
 }
 
-fn report(why: &Refusal) {
+fn report(child: Option<&str>, why: &Refusal) {
+    let what = match child {
+        Some(name) => format!("the link with the child {name} ended"),
+        None => "a link with a child did not come about".into(),
+    };
     match &*why.code {
-        code::STOPPING | code::BYE => tracing::info!("link to a child ended: {why}"),
-        code::LOST => tracing::warn!("link to a child ended: {why}"),
-        _ => tracing::error!("link to a child ended: {why}"),
+        // `watershed check` asks and goes.
+        code::STOPPING | code::BYE if child.is_none() => tracing::debug!("{what}: {}", why.what()),
+        code::STOPPING | code::BYE => tracing::info!("{what}: {}", why.what()),
+        code::LOST => tracing::warn!("{what}: {}; it dials again", why.what()),
+        _ => tracing::error!("{what}: {why}"),
     }
 }

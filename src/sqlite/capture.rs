@@ -89,6 +89,11 @@ impl Capture {
         })
     }
 
+    /// Up to where the database has been read; before the first poll, where reading starts.
+    pub fn place(&self) -> SourceCursor {
+        self.read.into()
+    }
+
     /// What has been committed since the last call, as one transaction; `None` if nothing was. Meant to be called every
     /// [`limits::CAPTURE_POLL_INTERVAL`]. A locked database is an error only after [`limits::DATABASE_BUSY_TIMEOUT`].
     pub fn poll(&mut self) -> Result<Option<Captured>, CaptureError> {

@@ -136,7 +136,7 @@ pub(crate) fn check(conn: &Connection, path: &Path, resume: Place, facts: &Facts
         return Err(restored("changes that the log has are not in it"));
     }
     let oldest = oldest(conn).map_err(fail)?;
-    let missing = "SELECT max(seq) - min(seq) + 1 - count(*) FROM watershed_changes WHERE seq >= ?1";
+    let missing = "SELECT coalesce(max(seq) - min(seq) + 1 - count(*), 0) FROM watershed_changes WHERE seq >= ?1";
     let missing: i64 = conn.query_row(missing, [resume.seq.max(1)], |row| row.get(0)).map_err(fail)?;
     if oldest > resume.seq.max(1) || missing > 0 {
         return Err(CaptureError::Gap { path: path.to_path_buf(), read: resume.seq, oldest });

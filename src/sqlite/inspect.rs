@@ -17,6 +17,8 @@ pub struct Inspection {
     pub tables: Vec<InspectedTable>,
     /// Tables whose names cannot travel, and why.
     pub unnamed: Vec<String>,
+    /// `wal`, `delete`, …
+    pub journal_mode: String,
 }
 
 /// A table of the database.
@@ -52,7 +54,8 @@ pub fn inspect(path: &Path) -> Result<Inspection, CaptureError> {
         tables.push(InspectedTable { def: table.def, problems, rows_estimate, capturable });
     }
     transaction.commit().map_err(fail)?;
-    Ok(Inspection { tables, unnamed })
+    let journal_mode = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(fail)?;
+    Ok(Inspection { tables, unnamed, journal_mode })
 }
 
 /// A table as the triggers need to know it.

@@ -2,8 +2,10 @@
 
 mod cli;
 mod errors;
+mod examples;
 mod log;
 mod peer;
+mod readme;
 mod sqlite_apply;
 mod sqlite_capture;
 mod tidy;

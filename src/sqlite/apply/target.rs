@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Result};
 use super::bind::Hint;
 use crate::model::{Column, Fingerprint, TableDef, TableName};
 use crate::sqlite::connect::{is_internal, quote_ident as quote};
+use crate::sqlite::create::create_table;
 
 /// A column as the database declares it.
 #[derive(Clone, Debug)]
@@ -117,7 +118,7 @@ impl Target {
             return Ok(Err("the name is reserved".to_owned()));
         }
         let Some(columns) = declared(conn, name)? else {
-            return Ok(Err(format!("there is no table {}", quote(name.as_str()))));
+            return Ok(Err(format!("there is no table {name} here: {}", create_table(&def))));
         };
         let find = |name: &str| columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
         if let Some(missing) = def.columns.iter().find(|column| find(&column.name).is_none()) {
