@@ -111,7 +111,9 @@ async fn release_forgotten(shared: &Shared, lanes: &[Lane]) {
     let Some(database) = &shared.database else { return };
     for lane in lanes {
         let replacement = match &lane.state {
-            LaneState::Copying { from, .. } if shared.book.name_of(from.0).is_none() => None,
+            LaneState::Copying { from, .. } if shared.book.name_of(from.0).is_none() => {
+                Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
+            }
             LaneState::Replaying { settled: Some((from, _)) } if shared.book.name_of(from.0).is_none() => {
                 Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
             }
@@ -195,11 +197,7 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
             }
             Ok(Answer::Changed) => {
                 // The sender's selection or filter is another one by now: begin again under that.
-                let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
-                if let Err(error) = begun {
-                    waits(shared, &table, format!("the copy cannot begin again: {error}"));
-                }
-                return;
+                return begin_again(database, &table, wanted.link).await;
             }
             Ok(Answer::Chunk(chunk, left, settled)) => (*chunk, left, settled),
         };
@@ -222,6 +220,15 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
             return finish(shared, &wanted, settled, announcements).await;
         }
         after = upto;
+    }
+}
+
+/// The copy starts over. The lane stays where it is: what the main cursor has passed over since is replayed from there.
+async fn begin_again(database: &Database, table: &TableName, from: LinkId) {
+    let Some(lane) = database.lane(table) else { return };
+    let lane = Some(Lane { state: LaneState::Copying { from, done: None, rows: 0 }, ..lane });
+    if let Err(error) = database.ask(|reply| Command::SetLane(table.clone(), lane, reply)).await {
+        tracing::warn!(%table, "{error}");
     }
 }
 

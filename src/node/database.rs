@@ -376,7 +376,12 @@ impl Applying {
     }
 
     async fn begin_copy(&mut self, table: TableName, from: LinkId) -> Result<(), ViewError> {
-        let after = self.view.cursor().await?.map_or(Position::ZERO, |cursor| cursor.position);
+        let main = self.view.cursor().await?.map_or(Position::ZERO, |cursor| cursor.position);
+        // What the main cursor has passed over for a lane is still to be replayed; a parked lane is given up by its operator.
+        let standing = self.view.lanes().into_iter().find(|lane| lane.table == table);
+        let after = standing
+            .filter(|lane| !matches!(lane.state, LaneState::Parked { .. }))
+            .map_or(main, |lane| lane.after.min(main));
         let lane = Lane { table: table.clone(), after, state: LaneState::Copying { from, done: None, rows: 0 } };
         self.view.set_lane(&table, Some(lane)).await
     }
