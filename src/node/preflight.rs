@@ -166,6 +166,9 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
     let Some(parent) = &settings.parent else { return Ok(None) };
     let refused = |exit, refusal: &Refusal| {
         let what = format!("the parent does not answer as it should: {}", refusal.what());
+        if refusal.code == "WS-OWN-002" {
+            return NodeError::new("WS-OWN-002", Exit::Configuration, what, refusal.why(), refusal.advice());
+        }
         NodeError::new("WS-NODE-019", exit, what, refusal.why(), refusal.advice())
     };
     let url = ParentUrl::parse(&parent.url).map_err(|error| refused(Exit::Configuration, &error))?;
@@ -210,7 +213,8 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
 
 fn not_here(parent: &str, table: &TableDef) -> String {
     format!(
-        "{parent} sends the table {}, which this database does not have / why: Watershed moves rows, it makes no tables / do: {}",
+        "{parent} sends the table {}, which this database does not have / why: its first copy makes it, with columns and primary \
+         key only / do: nothing, or make it yourself before, with the indexes and constraints that you want: {}",
         table.name,
         create_table(table)
     )

@@ -50,7 +50,7 @@ impl Replaced {
             let name = table.name.clone();
             let told = database.ask(|reply| Command::Announced(self.from, name, reply)).await;
             told.map_err(|error| Refusal {
-                code: "WS-NODE-020".into(),
+                code: "WS-COPY-002".into(),
                 message: format!(
                     "that table {} was replaced cannot be noted in the database: {error} / do: nothing: it comes again",
                     table.name

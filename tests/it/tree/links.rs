@@ -80,7 +80,7 @@ fn a_silent_link_is_given_up_by_both_ends_and_made_again() {
     wait("the parent gives it up", || tree.hq.status()["links"][0]["state"] == "away");
     tree.proxy.black_hole(false);
     wait_equal(ORDERS, &[&tree.hq, &tree.north]);
-    wait("recovery is logged", || tree.north.log().matches("connected to the parent").count() >= 2);
+    wait("recovery is logged", || tree.north.log().matches("linked with the parent").count() >= 2);
     wait("nothing is wrong any more", || tree.north.status()["problems"].as_array().is_some_and(Vec::is_empty));
 }
 
