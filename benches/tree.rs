@@ -189,7 +189,9 @@ fn catch_up(ground: &Path, transactions: u64, rows: u64) -> (f64, u64, u64) {
 /// Waits until the child has linked again.
 fn wait_first(parent: &Node) -> Instant {
     let log = parent.dir.join("node.log");
-    wait("the child links", || fs::read_to_string(&log).unwrap_or_default().matches("linked with the child").count() >= 2);
+    wait("the child links", || {
+        fs::read_to_string(&log).unwrap_or_default().matches("linked with the child").count() >= 2
+    });
     Instant::now()
 }
 

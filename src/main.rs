@@ -1,10 +1,29 @@
 //! The `watershed` command.
 
-/// Entries are allocated by one thread and freed by another all the time; glibc's allocator keeps an arena for every
-/// thread then, and a node that catches up would hold three times the memory.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
-fn main() -> std::process::ExitCode {
+/// How many arenas glibc's allocator may have (mallopt(3), `MALLOC_ARENA_MAX`; it reads it when a process starts).
+const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+
+fn main() -> ExitCode {
+    bound_arenas();
     watershed::cli::main()
+}
+
+/// Entries are allocated by one thread and freed by another all the time. With an arena for every thread, as is glibc's
+/// default, a node that catches up would hold three times the memory; so a node starts itself once more with fewer. Where
+/// that cannot be done it runs as it is.
+fn bound_arenas() {
+    let long = std::env::args().skip(1).any(|argument| argument == "run" || argument == "demo");
+    if !long || std::env::var_os(ARENAS.0).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        let mut again = Command::new(program);
+        again.args(std::env::args_os().skip(1)).env(ARENAS.0, ARENAS.1);
+        // `exec` returns only where it failed.
+        let error = again.exec();
+        eprintln!("the node runs with the allocator's defaults: {error}");
+    }
 }
