@@ -49,7 +49,7 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// How long a database lock is waited for before the attempt is reported and repeated.
 pub const DATABASE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a SQLite database's `data_version`.
-pub const CAPTURE_POLL_INTERVAL: Duration = Duration::from_millis(1);
+pub const CAPTURE_POLL_INTERVAL: Duration = Duration::from_micros(400);
 /// Messages of first copies waiting to be handled; a peer that sends more is not waited for.
 pub const COPY_MESSAGES_MAX: usize = 256;
 /// Commands waiting at a database.
