@@ -8,6 +8,8 @@ pub mod node;
 #[cfg(doc)]
 mod pages;
 pub mod peer;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod stream;

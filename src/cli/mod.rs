@@ -8,6 +8,12 @@ mod demo;
 mod demo_tree;
 mod diff;
 mod doctor;
+mod events;
+mod events_diff;
+mod events_init;
+mod events_load;
+mod events_replicate;
+mod events_restore;
 mod exit;
 mod filter;
 mod init;
@@ -53,6 +59,7 @@ Data:
   filter       test an expression
   source       ls, pause, resume, retry, skip, resync, drop
   diff         Compare two databases, and make them equal
+  events       init, replicate, load, diff, restore
 
 Operate:
   peer         ls, pause, resume
@@ -133,6 +140,7 @@ enum Command {
     Filter(filter::Filter),
     Source(source::Source),
     Diff(diff::Diff),
+    Events(events::Events),
     Peer(peer::Peer),
     Config(config::ConfigCommand),
     Doctor(doctor::Doctor),
@@ -173,6 +181,7 @@ pub fn main() -> ExitCode {
         Command::Filter(command) => command.run(&global),
         Command::Source(command) => command.run(&global),
         Command::Diff(command) => command.run(&global),
+        Command::Events(command) => command.run(&global),
         Command::Peer(command) => command.run(&global),
         Command::Config(command) => command.run(&global),
         Command::Doctor(command) => command.run(&global),

@@ -137,3 +137,5 @@ pub const HTTP_DRAIN_MAX: Duration = Duration::from_secs(2);
 pub const CAPTURE_QUIET_AFTER: Duration = Duration::from_secs(5);
 /// Between two looks at a quiet database: an idle node costs about 1 % of a core.
 pub const CAPTURE_QUIET_INTERVAL: Duration = Duration::from_millis(5);
+/// Notifications of a PostgreSQL connection that wait to be seen; further ones say nothing new.
+pub const NOTIFICATIONS_MAX: usize = 64;

@@ -6,6 +6,8 @@ pub mod config;
 mod copies;
 mod database;
 pub mod entry_json;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+pub mod events;
 mod folder;
 mod host;
 mod offers;

@@ -9,6 +9,7 @@ mod copy;
 mod create;
 mod diff;
 mod error;
+pub mod events;
 mod failure;
 mod identity;
 mod inspect;

@@ -3,4 +3,5 @@
 
 pub mod log_conformance;
 pub mod log_storage;
+pub mod postgres;
 pub mod proxy;

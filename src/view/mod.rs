@@ -1,7 +1,9 @@
 //! Views: state derived from a source, stored together with its cursor.
 
+mod events;
 mod lane;
 
+pub use events::{ChunkDigest, EventIds, EventsError, EventsFacts, EventsTable, StoredEvent, Trouble};
 pub use lane::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard};
 
 use async_trait::async_trait;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod errors;
+mod events;
 mod examples;
 mod log;
 mod peer;

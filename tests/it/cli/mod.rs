@@ -49,6 +49,7 @@ const COMMANDS: [&str; 14] = [
     "filter",
     "source",
     "diff",
+    "events",
     "peer",
     "config",
     "doctor",

@@ -93,7 +93,10 @@ fn a_copy_under_writing_and_kills_goes_on_where_it_was_and_ends_equal() {
     stop.store(true, Ordering::Relaxed);
     let transactions = writing.join().expect("the writer ends well");
     assert!(transactions > 50, "{transactions}");
-    wait_equal("select count(*), sum(cast(round(amount * 3) as integer)), max(code) from items where site <> 'hq'", &[&hq, &north]);
+    wait_equal(
+        "select count(*), sum(cast(round(amount * 3) as integer)), max(code) from items where site <> 'hq'",
+        &[&hq, &north],
+    );
     wait_equal("select count(*), min(id), max(id), sum(n) from things", &[&hq, &north]);
     equal_by_diff(&hq, &north, "things");
     assert_eq!(hq.sql("select code from items where site = 'hq'"), "kept\n", "without an owner nothing is removed");

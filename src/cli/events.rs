@@ -1,0 +1,40 @@
+//! `watershed events`
+
+use clap::{Args, Subcommand};
+
+use super::{ExitError, Global};
+use super::{events_diff, events_init, events_load, events_replicate, events_restore};
+
+/// Events tables: copied to many databases the moment something is appended
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:
+  watershed events init --url postgres://app@localhost/source --role source --create-database
+  watershed events replicate -c watershed.toml
+  watershed events load --url postgres://app@localhost/source --count 100000
+  watershed events diff postgres://app@localhost/source postgres://app@other/copy
+  watershed events restore --from postgres://app@other/copy --to postgres://app@localhost/source")]
+pub(super) struct Events {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Init(events_init::Init),
+    Replicate(events_replicate::Replicate),
+    Load(events_load::Load),
+    Diff(events_diff::Diff),
+    Restore(events_restore::Restore),
+}
+
+impl Events {
+    pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
+        match self.action {
+            Action::Init(command) => command.run(global),
+            Action::Replicate(command) => command.run(global),
+            Action::Load(command) => command.run(global),
+            Action::Diff(command) => command.run(global),
+            Action::Restore(command) => command.run(global),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Realistic events, appended by many loaders at once.

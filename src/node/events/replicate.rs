@@ -1,0 +1,1 @@
+//! One stream per destination, each on its own.

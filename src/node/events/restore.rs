@@ -1,0 +1,1 @@
+//! A source rebuilt from a destination.

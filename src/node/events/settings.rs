@@ -1,0 +1,1 @@
+//! What is copied where, from `[events]` or from the original's file.

@@ -1,0 +1,1 @@
+//! Whether copying may begin: everything that stands against it, at once.

@@ -1,0 +1,1 @@
+//! The objects of an events table: made, and made again without harm.

@@ -1,0 +1,1 @@
+//! What an events table is: columns, objects, counts, the first event.

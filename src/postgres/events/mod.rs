@@ -1,0 +1,8 @@
+//! Events tables in PostgreSQL.
+
+mod compare;
+mod init;
+mod insert;
+mod inspect;
+mod source;
+mod view;

@@ -1,0 +1,1 @@
+//! An events table as a view.

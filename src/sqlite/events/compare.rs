@@ -1,0 +1,1 @@
+//! Digests and rows of an events table, to compare it with another.

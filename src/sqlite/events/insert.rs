@@ -1,0 +1,1 @@
+//! Events appended through `insert_events`.

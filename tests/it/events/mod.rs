@@ -1,0 +1,1 @@
+//! Events tables, on real PostgreSQL servers and SQLite files.
