@@ -36,11 +36,17 @@ pub enum EventIds {
 /// What an events table is, and how far it has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventsFacts {
-    /// The same for every way to reach the same table: for PostgreSQL the server's system identifier and the
-    /// database's name, for SQLite the file's device and inode.
+    /// The same for every way to reach the same database, while its server runs: for PostgreSQL the server's system
+    /// identifier, the instant of its start and the database's number and name; for SQLite the file's device and inode.
     pub identity: String,
     /// Objects of a source that are there, by name: `insert_events`, `notify_insert`, `check_sql_command`, `id`, ….
     pub source_objects: Vec<String>,
+    /// Objects that a source needs and that are not there.
+    pub missing_objects: Vec<String>,
+    /// Whether ids are kept unique by the database.
+    pub has_key: bool,
+    /// Why inserting would be refused; `None` where it is allowed.
+    pub insert_refused: Option<String>,
     /// How ids are given at a source; `None` where the objects of neither kind are there.
     pub ids: Option<EventIds>,
     /// Rows.

@@ -6,3 +6,5 @@ mod insert;
 mod inspect;
 mod source;
 mod view;
+
+pub use inspect::PgEventsTable;

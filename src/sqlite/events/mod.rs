@@ -1,8 +1,11 @@
 //! Events tables in SQLite.
 
 mod compare;
+mod error;
 mod init;
 mod insert;
 mod inspect;
 mod source;
 mod view;
+
+pub use inspect::SqliteEventsTable;

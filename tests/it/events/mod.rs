@@ -1,1 +1,4 @@
 //! Events tables, on real PostgreSQL servers and SQLite files.
+
+mod inspect;
+mod tables;
