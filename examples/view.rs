@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use watershed::log::memory::MemoryLog;
-use watershed::log::{Append, Draft, Log};
+use watershed::log::{Append, Draft, Limit, Log};
 use watershed::model::{Batch, Change, Column, Cursor, EntryHeader, Kind, LinkId, Op, TableDef, Value, encode_changes};
 use watershed::stream::follow;
 use watershed::view::{View, ViewError};
@@ -58,7 +58,7 @@ pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let last = last.ok_or("nothing was appended")?;
     let (mut view, stop) = (WordCount::default(), CancellationToken::new());
     let (progress, mut reached) = watch::channel(Cursor { position: Default::default(), ..last });
-    let following = follow(&log, None, &mut view, &progress, &stop);
+    let following = follow(&log, None, &mut view, Limit::default(), &progress, &stop);
     let waiting = async {
         let _ = reached.wait_for(|cursor| cursor.position >= last.position).await;
         stop.cancel();

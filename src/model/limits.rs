@@ -139,3 +139,22 @@ pub const CAPTURE_QUIET_AFTER: Duration = Duration::from_secs(5);
 pub const CAPTURE_QUIET_INTERVAL: Duration = Duration::from_millis(5);
 /// Notifications of a PostgreSQL connection that wait to be seen; further ones say nothing new.
 pub const NOTIFICATIONS_MAX: usize = 64;
+/// Events that a stream which is nearly current asks for at once.
+pub const EVENTS_SCAN_ROWS_FEW: u32 = 512;
+/// Events that a stream which is behind reads from one snapshot: a few seconds' worth, so that the source's vacuum is
+/// not held up for long.
+pub const EVENTS_SCAN_ROWS_MANY: u32 = 250_000;
+/// Between two looks at an events table whose notifications are silent: covers a lost one.
+pub const EVENTS_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks while events wait for older transactions to end.
+pub const EVENTS_HORIZON_INTERVAL: Duration = Duration::from_millis(10);
+/// What a stream of events reads at once, twice (one batch is read while another is written).
+pub const EVENTS_BATCH_BYTES: usize = 4 << 20;
+/// Up to so many events are written by one statement instead of COPY.
+pub const EVENTS_FEW: usize = 64;
+/// Up to so many bytes of events are written by one statement instead of COPY.
+pub const EVENTS_FEW_BYTES: usize = 256 << 10;
+/// What COPY sends at once.
+pub const EVENTS_COPY_CHUNK_BYTES: usize = 64 << 10;
+/// An empty table's secondary indexes are put off when a first batch has at least so many events.
+pub const EVENTS_INDEXES_LATER_MIN: usize = 1_000;

@@ -76,6 +76,11 @@ impl Endpoint {
         Ok(Session { client, notifications, endpoint: self.clone(), task })
     }
 
+    /// The server's answer is not what was asked for.
+    pub fn unexpected(&self, doing: impl Into<String>, why: impl Into<String>) -> PgError {
+        PgError::Unexpected { url: self.shown.clone(), doing: doing.into(), why: why.into() }
+    }
+
     /// An error of the driver, with what was tried.
     pub fn failed(&self, doing: impl Into<String>, source: tokio_postgres::Error) -> PgError {
         PgError::Server { url: self.shown.clone(), doing: doing.into(), source }

@@ -73,13 +73,20 @@ impl PgError {
 impl From<PgError> for ViewError {
     fn from(error: PgError) -> ViewError {
         match error.is_retryable() {
-            true => ViewError::Retry(words(&error)),
+            // Whatever was under way is rolled back: it begins again on a new connection.
+            true => ViewError::Lost(words(&error)),
             false => ViewError::Failed(EventsError::from(error).to_string()),
         }
     }
 }
 
-/// The whole chain of an error's words: the driver's own say only "db error".
+impl PgError {
+    /// The whole chain of words: the driver's own say only "db error".
+    pub fn words(&self) -> String {
+        words(self)
+    }
+}
+
 fn words(error: &PgError) -> String {
     match error {
         PgError::Server { url, doing, source } => match source.as_db_error() {

@@ -36,6 +36,19 @@ pub enum FollowError {
     },
 }
 
+impl FollowError {
+    /// Whether source and view, opened anew, may go on.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            FollowError::Source(SourceError::Io(_)) => true,
+            FollowError::View(error) => {
+                matches!(error, ViewError::Retry(_) | ViewError::Lost(_) | ViewError::Fenced { .. })
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -101,35 +114,80 @@ fn sieved(batch: Batch, sieve: &Sieve) -> Result<Batch, SieveError> {
 }
 
 /// Moves transactions from `source` to `view` until told to stop: reads after the view's cursor, lets `sieve` hold back
-/// what may not pass, and has the view take each batch with its cursor. `progress` shows the view's cursor. Retryable
-/// trouble is waited out.
+/// what may not pass, and has the view take each batch with its cursor. While the view takes one batch the next is read
+/// (at most `limit` each). `progress` shows the view's cursor. A busy store is waited for.
+///
+/// # Errors
+/// The source or the view cannot go on; what was applied stays, and following again goes on from there.
 pub async fn follow(
     source: &dyn Source,
     sieve: Option<&Sieve>,
     view: &mut dyn View,
+    limit: Limit,
     progress: &watch::Sender<Cursor>,
     stop: &CancellationToken,
 ) -> Result<(), FollowError> {
     let mut tail = source.tail();
-    let mut follower = Follower::start(source, view).await?;
+    let mut from = Follower::start(source, view).await?.from;
+    let mut ahead = None;
     while !stop.is_cancelled() {
-        tail.mark_unchanged();
-        let wait = match follower.step(source, sieve, view).await {
-            Ok(Step::Moved) => {
-                if let Some(cursor) = view.cursor().await? {
-                    progress.send_replace(cursor);
-                }
-                continue;
+        let batch = match ahead.take() {
+            Some(batch) => batch,
+            None => {
+                tail.mark_unchanged();
+                source.read(from, limit).await?
             }
-            Ok(Step::CaughtUp) => None,
-            Err(FollowError::View(error)) if error.is_retryable() => Some(RETRY_DELAY),
-            Err(error) => return Err(error),
         };
-        tokio::select! {
-            _ = stop.cancelled() => {}
-            _ = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
-            changed = tail.changed(), if wait.is_none() => if changed.is_err() { return Ok(()) },
+        if batch.next == from {
+            patiently(stop, view, async |view| view.caught_up().await).await?;
+            tokio::select! {
+                _ = stop.cancelled() => {}
+                changed = tail.changed() => if changed.is_err() { return Ok(()) },
+            }
+            continue;
         }
+        let next = batch.next;
+        // Only what is certainly there is read ahead, so that an idle stream asks its source once.
+        let more = next.part > 0 || next.after < *tail.borrow_and_update();
+        let batch = match sieve {
+            Some(sieve) => sieved(batch, sieve)?,
+            None => batch,
+        };
+        let apply = async {
+            patiently(stop, view, async |view| view.apply(&batch).await).await?;
+            if let Some(cursor) = view.cursor().await? {
+                progress.send_replace(cursor);
+            }
+            Ok::<(), FollowError>(())
+        };
+        let read = async {
+            match more {
+                true => source.read(next, limit).await.map(Some),
+                false => Ok(None),
+            }
+        };
+        let (applied, read) = tokio::join!(apply, read);
+        applied?;
+        from = next;
+        ahead = read?;
     }
     Ok(())
+}
+
+/// Has the view do something, again and again while its store is busy, until told to stop.
+async fn patiently(
+    stop: &CancellationToken,
+    view: &mut dyn View,
+    mut work: impl AsyncFnMut(&mut dyn View) -> Result<(), ViewError>,
+) -> Result<(), ViewError> {
+    loop {
+        match work(view).await {
+            Err(error) if error.is_retryable() && !stop.is_cancelled() => {}
+            done => return done,
+        }
+        tokio::select! {
+            _ = stop.cancelled() => {}
+            _ = tokio::time::sleep(RETRY_DELAY) => {}
+        }
+    }
 }

@@ -26,6 +26,10 @@ pub trait View: Send {
     async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError>;
     /// Effects and `batch.upto` together, or neither.
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError>;
+    /// The source has nothing more for now: what was put off while there was much to apply may be done.
+    async fn caught_up(&mut self) -> Result<(), ViewError> {
+        Ok(())
+    }
 }
 
 /// A view could not go on. Nothing of the batch has been applied.
@@ -34,6 +38,10 @@ pub enum ViewError {
     /// The store is busy or cannot be reached; the same call may succeed later.
     #[error("{0}; will be tried again")]
     Retry(String),
+    /// The connection to the store broke, or it cannot be reached. This view is of no more use; one that is opened anew
+    /// may be.
+    #[error("{0}")]
+    Lost(String),
     /// Another process has moved this view's cursor: this one is a zombie and must stop.
     #[error("the view's cursor was moved by somebody else: expected {expected:?}, found {found:?}")]
     Fenced {

@@ -1,10 +1,17 @@
 //! Events tables in PostgreSQL.
 
+mod binary;
 mod compare;
+mod indexes;
 mod init;
 mod insert;
 mod inspect;
+mod scan;
 mod source;
 mod view;
+mod watch;
+mod write;
 
 pub use inspect::PgEventsTable;
+pub use source::PgEventsSource;
+pub use view::{PgEventsOptions, PgEventsView};

@@ -2,3 +2,4 @@
 
 mod inspect;
 mod tables;
+mod stream;
