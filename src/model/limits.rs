@@ -158,3 +158,7 @@ pub const EVENTS_FEW_BYTES: usize = 256 << 10;
 pub const EVENTS_COPY_CHUNK_BYTES: usize = 64 << 10;
 /// An empty table's secondary indexes are put off when a first batch has at least so many events.
 pub const EVENTS_INDEXES_LATER_MIN: usize = 1_000;
+/// A node that was below and is away is elsewhere once its clock has been seen to go on above this often.
+pub const ELSEWHERE_HEARD_MIN: u8 = 2;
+/// A copy that is under way waits this long for a peer that is away, before the table is copied from another.
+pub const COPY_ABSENT_MAX: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Cursor, LogId, Position};
-use crate::peer::Role;
+use crate::peer::{Below, Role};
 
 /// A peer that has been linked before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,23 @@ pub struct Known {
     /// Paused by an operator.
     #[serde(default)]
     pub paused: bool,
+    /// A child that is away and has been heard of from above: it is linked elsewhere.
+    #[serde(default)]
+    pub moved: bool,
+    /// What was below it when that was last said.
+    #[serde(default)]
+    pub below: Vec<KnownBelow>,
+}
+
+/// A node below a child.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownBelow {
+    /// Its label.
+    pub name: String,
+    /// Its log's id, 32 hex digits.
+    pub log: String,
+    /// Its parent's label.
+    pub parent: String,
 }
 
 impl Known {
@@ -96,7 +113,15 @@ impl Book {
             return Ok(false);
         }
         let generation = rand::random();
-        let known = Known { log: log.to_string(), role: theirs.into(), acknowledged: 0, generation, paused: false };
+        let known = Known {
+            log: log.to_string(),
+            role: theirs.into(),
+            acknowledged: 0,
+            generation,
+            paused: false,
+            moved: false,
+            below: Vec::new(),
+        };
         peers.insert(name.into(), known);
         self.save(&peers)?;
         Ok(true)
@@ -110,6 +135,38 @@ impl Book {
             known.acknowledged = from.0;
         }
         self.save(&peers)
+    }
+
+    /// Notes what is below a child that has linked; durable on return.
+    pub fn saw(&self, name: &str, below: &[Below]) -> io::Result<()> {
+        let below: Vec<KnownBelow> = below
+            .iter()
+            .map(|Below { node, parent, .. }| KnownBelow {
+                name: node.name.to_string(),
+                log: node.log.to_string(),
+                parent: parent.to_string(),
+            })
+            .collect();
+        let mut peers = self.peers();
+        let Some(known) = peers.get_mut(name) else { return Ok(()) };
+        if !known.moved && known.below == below {
+            return Ok(());
+        }
+        (known.moved, known.below) = (false, below);
+        self.save(&peers)
+    }
+
+    /// Notes that these logs are not below us any more; durable on return. A child stays a peer.
+    pub fn forget_below(&self, gone: impl Fn(LogId) -> bool) -> io::Result<()> {
+        let mut peers = self.peers();
+        let mut changed = false;
+        for known in peers.values_mut().filter(|known| known.role == "child") {
+            let (before, moved) = (known.below.len(), known.moved);
+            known.below.retain(|below| !gone(below.log.parse().unwrap_or_default()));
+            known.moved |= gone(known.log());
+            changed |= (before, moved) != (known.below.len(), known.moved);
+        }
+        if changed { self.save(&peers) } else { Ok(()) }
     }
 
     /// Notes what a peer has acknowledged; written with [`Book::flush`], because losing it only keeps entries longer.

@@ -1,5 +1,6 @@
 //! First copies, the receiving half: asking a peer for the chunks of a table and writing them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,8 +50,9 @@ pub async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<PeerCopy>) {
             }
         }
     });
+    let mut absent = Absent::default();
     while !shared.stop.is_cancelled() {
-        let wanted = wanted(&shared).await;
+        let wanted = wanted(&shared, &mut absent).await;
         let Some(wanted) = wanted else {
             tokio::select! {
                 _ = shared.stop.cancelled() => {}
@@ -66,7 +68,7 @@ pub async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<PeerCopy>) {
 
 /// The next copy to make: an offered table that does not follow its peer under the offered selection and filter, or whose
 /// copy was interrupted.
-async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
+async fn wanted(shared: &Arc<Shared>, absent: &mut Absent) -> Option<Wanted> {
     let database = shared.database.as_ref()?;
     let links: Vec<_> = {
         let links = shared.links();
@@ -77,6 +79,8 @@ async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
     };
     let lanes = database.state.borrow().lanes.clone();
     release_forgotten(shared, &lanes).await;
+    absent.look(&lanes, |peer| links.iter().any(|(link, ..)| *link == peer));
+    shared.copy_owned_again().await;
     for (link, role, peer, handle, offers) in links {
         let followed = database.ask(|reply| Command::Followed(link, reply)).await.ok()?;
         for offer in offers {
@@ -92,6 +96,8 @@ async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
             let begun = match lanes.iter().find(|lane| lane.table == *table).map(|lane| &lane.state) {
                 None => None,
                 Some(LaneState::Copying { from, done, .. }) if *from == link => Some(done.clone()),
+                // Its peer is away: what others have of the table does not wait for it.
+                Some(LaneState::Copying { from, done, .. }) if absent.gives_way(*from, done.is_some()) => None,
                 // It failed before it was ever copied under this offer, as a table that is not there yet: the copy
                 // supersedes what it failed at.
                 Some(LaneState::Parked { before: None, .. }) => None,
@@ -103,6 +109,30 @@ async fn wanted(shared: &Arc<Shared>) -> Option<Wanted> {
         }
     }
     None
+}
+
+/// Peers that are away in the middle of a copy.
+#[derive(Default)]
+struct Absent(HashMap<LinkId, Instant>);
+
+impl Absent {
+    fn look(&mut self, lanes: &[Lane], linked: impl Fn(LinkId) -> bool) {
+        let away: Vec<LinkId> = lanes
+            .iter()
+            .filter_map(|lane| if let LaneState::Copying { from, .. } = lane.state { Some(from) } else { None })
+            .filter(|from| !linked(*from))
+            .collect();
+        self.0.retain(|peer, _| away.contains(peer));
+        for peer in away {
+            self.0.entry(peer).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whether a copy from that peer is given up for one from another; it is made again when the peer is back. One that
+    /// has come some way waits a while.
+    fn gives_way(&self, peer: LinkId, begun: bool) -> bool {
+        self.0.get(&peer).is_some_and(|since| !begun || since.elapsed() > limits::COPY_ABSENT_MAX)
+    }
 }
 
 /// Lanes that wait for a peer which an operator has dropped wait no longer: a copy from it is given up, and what it was

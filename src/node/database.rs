@@ -366,7 +366,7 @@ impl Applying {
             return Ok(());
         };
         if now != announcements {
-            tracing::info!(%table, "table {table} was replaced at its source while it was copied; it is copied again");
+            tracing::info!(%table, "table {table} was to be copied anew while it was copied; it is copied again");
             return Ok(());
         }
         // The lane first: a crash in between copies the table again; the other way round the lane would wait for ever.
@@ -382,6 +382,8 @@ impl Applying {
         let after = standing
             .filter(|lane| !matches!(lane.state, LaneState::Parked { .. }))
             .map_or(main, |lane| lane.after.min(main));
+        // A copy that has ended in the meantime has noted that the table follows: the lane would wait for ever.
+        self.view.set_followed(from, &table, None).await?;
         let lane = Lane { table: table.clone(), after, state: LaneState::Copying { from, done: None, rows: 0 } };
         self.view.set_lane(&table, Some(lane)).await
     }

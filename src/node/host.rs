@@ -32,6 +32,11 @@ fn unreadable(error: &CodecError) -> Refusal {
     refusal("WS-NODE-006", format!("an entry is not readable: {error}"), false)
 }
 
+/// Nodes below somebody that are linked now.
+fn linked(below: &[Below]) -> impl Iterator<Item = &NodeRef> {
+    below.iter().filter(|below| !below.away).map(|below| &below.node)
+}
+
 pub(super) fn refusal(code: &str, message: String, retryable: bool) -> Refusal {
     Refusal { code: code.into(), message, retryable }
 }
@@ -108,7 +113,7 @@ impl NodeHost {
         if peer.node.name == me.name {
             return twice(&me.name, "this node and the one it links with");
         }
-        let theirs = peer.path.iter().skip(1).chain(peer.below.iter().map(|below| &below.node));
+        let theirs = peer.path.iter().skip(1).chain(linked(&peer.below));
         for node in theirs.chain([&peer.node]) {
             if node.name == me.name && node.log != me.log {
                 return twice(&node.name, "this node and one beyond the link");
@@ -116,7 +121,7 @@ impl NodeHost {
             if role == Role::Parent {
                 let links = shared.links();
                 let others = links.values().filter(|link| link.node.log != peer.node.log);
-                let known = others.flat_map(|link| link.below.iter().map(|below| &below.node).chain([&link.node]));
+                let known = others.flat_map(|link| linked(&link.below).chain([&link.node]));
                 let path = shared.path.borrow();
                 if let Some(other) =
                     known.chain(path.iter().skip(1)).find(|other| other.name == node.name && other.log != node.log)
@@ -126,7 +131,7 @@ impl NodeHost {
             }
         }
         // A parent may still count an earlier connection of ours among what is below it.
-        if role == Role::Parent && peer.below.iter().any(|below| below.node.log == me.log) {
+        if role == Role::Parent && linked(&peer.below).any(|node| node.log == me.log) {
             let message = format!(
                 "this node is below {:?} already: linking would close a cycle / why: links form a tree / do: correct [parent] url \
                  at {:?}",
@@ -296,7 +301,10 @@ impl Host for NodeHost {
         if role == Role::Child {
             shared.update_path(&peer.path);
         }
-        shared.update_below();
+        match role {
+            Role::Parent => shared.heard_below(&peer.node, &peer.below),
+            Role::Child => shared.update_below(),
+        }
         shared.copy_wake.notify_one();
         Ok(Box::new(LogOutgoing::new(shared.log.clone(), link, sieve, start, known)))
     }
@@ -360,10 +368,14 @@ impl Host for NodeHost {
         match change {
             PeerChange::Path(path) => shared.update_path(&path),
             PeerChange::Below(below) => {
-                if let Some(link) = shared.links().get_mut(&peer) {
-                    link.below = below;
+                let node = shared.links().get_mut(&peer).map(|link| {
+                    link.below.clone_from(&below);
+                    link.node.clone()
+                });
+                if let Some(node) = node {
+                    shared.heard_below(&node, &below);
+                    shared.copy_wake.notify_one();
                 }
-                shared.update_below();
             }
             PeerChange::Offers(offers) => self.offered(peer, offers).await,
         }
@@ -380,11 +392,19 @@ impl Host for NodeHost {
     fn reached(&self, peer: LinkId, heads: Vec<Head>) {
         let shared = &self.0;
         let me = shared.log.id();
+        let from_parent = shared.links().get(&peer).is_some_and(|link| link.role == Role::Child);
+        if from_parent {
+            shared.heard_above(&heads);
+        }
         let theirs = heads.iter().find(|head| head.node.log == peer.0).map(|head| head.cursor.position);
         let mut known = shared.heads.lock().unwrap_or_else(PoisonError::into_inner);
         for head in heads.into_iter().filter(|head| head.node.log != me) {
-            if known.len() < crate::model::limits::SUBTREE_NODES_MAX || known.contains_key(&head.node.log) {
-                known.insert(head.node.log, head);
+            let room = known.len() < crate::model::limits::SUBTREE_NODES_MAX;
+            match known.get(&head.node.log) {
+                // What has gone a longer way is older.
+                Some(before) if before.time > head.time && before.cursor.position >= head.cursor.position => {}
+                None if !room => {}
+                _ => drop(known.insert(head.node.log, head)),
             }
         }
         drop(known);

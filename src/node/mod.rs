@@ -23,6 +23,7 @@ mod serving;
 mod settings;
 mod shared;
 mod status;
+mod subtree;
 mod tree;
 mod twin;
 mod wiring;

@@ -146,7 +146,7 @@ impl Node {
         let Some(database) = &self.shared.database else { return Err(OrderError::Unknown(format!("table {table}"))) };
         let peers = self.senders(&table, database);
         for (link, _) in &peers {
-            database.ask(|reply| Command::SetFollowed(*link, table.clone(), None, reply)).await?;
+            database.ask(|reply| Command::Announced(*link, table.clone(), reply)).await?;
         }
         if peers.is_empty() {
             if database.lane(&table).is_some() {
@@ -200,6 +200,7 @@ impl Node {
         self.close(name, "dropped by its operator").await;
         self.shared.book.forget(name)?;
         self.shared.refusals().remove(name);
+        self.shared.update_below();
         self.shared.copy_wake.notify_one();
         Ok(format!(
             "{name} is forgotten: it keeps nothing of the log any more, and whoever links under that name copies afresh"

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -160,6 +160,10 @@ pub struct Shared {
     pub path: watch::Sender<Vec<NodeRef>>,
     /// Everything below us.
     pub below: watch::Sender<Vec<Below>>,
+    /// Nodes that were below us and are away, with how often news of them have come from above.
+    pub elsewhere: Mutex<HashMap<LogId, u8>>,
+    /// Tables with owners are to be copied from the parent again, because fewer nodes are below us.
+    pub fewer_below: AtomicBool,
     /// How far other nodes' logs have travelled here.
     pub heads: Mutex<HashMap<LogId, Head>>,
     /// The node's database.
@@ -223,38 +227,6 @@ impl Shared {
         self.log.source_cursor(link).and_then(|cursor| Cursor::try_from(&cursor).ok())
     }
 
-    /// The names on a link's far side: for a child it and everything below it; for the parent everything that is not
-    /// us or below us, so `None`.
-    pub fn far_side(&self, link: &Link) -> Option<Vec<Box<str>>> {
-        match link.role {
-            Role::Parent => {
-                let below = link.below.iter().map(|below| below.node.name.clone());
-                Some(below.chain([link.node.name.clone()]).collect())
-            }
-            Role::Child => None,
-        }
-    }
-
-    /// The names of this node and everything below it.
-    pub fn near_names(&self) -> Vec<Box<str>> {
-        let below = self.below.borrow();
-        below.iter().map(|below| below.node.name.clone()).chain([self.name.clone()]).collect()
-    }
-
-    /// Recomputes what is below us, from the links.
-    pub fn update_below(&self) {
-        let mut below = Vec::new();
-        for link in self.links().values().filter(|link| link.role == Role::Parent) {
-            below.push(Below { node: link.node.clone(), parent: self.name.clone() });
-            below.extend(link.below.iter().cloned());
-        }
-        self.below.send_if_modified(|known| {
-            let changed = *known != below;
-            *known = below;
-            changed
-        });
-    }
-
     /// Sets the path to the root from the parent's path (empty: we are the root, or cut off from it).
     pub fn update_path(&self, parent: &[NodeRef]) {
         let path: Vec<NodeRef> = [self.me()].into_iter().chain(parent.iter().cloned()).collect();
@@ -311,6 +283,8 @@ impl SharedParts {
             refusals: Mutex::default(),
             path: watch::Sender::new(vec![me]),
             below: watch::Sender::new(Vec::new()),
+            elsewhere: Mutex::default(),
+            fewer_below: AtomicBool::new(false),
             heads: Mutex::default(),
             database: self.database,
             tables: watch::Sender::new(self.tables),
@@ -325,6 +299,7 @@ impl SharedParts {
             stop: self.stop,
             tasks: TaskTracker::new(),
         };
+        shared.update_below();
         (Arc::new(shared), receiver)
     }
 }

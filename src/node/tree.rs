@@ -43,7 +43,7 @@ impl Tree {
             .collect();
         nodes.reverse();
         let below = shared.below.borrow();
-        let below = below.iter().map(|below| TreeNode {
+        let below = below.iter().filter(|below| !below.away).map(|below| TreeNode {
             name: below.node.name.to_string(),
             log: below.node.log.to_string(),
             parent: Some(below.parent.to_string()),

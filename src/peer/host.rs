@@ -28,6 +28,8 @@ pub struct Below {
     pub node: NodeRef,
     /// Its parent's name.
     pub parent: Box<str>,
+    /// Its link is down: it was there when last heard of.
+    pub away: bool,
 }
 
 /// Which end of the link we are.

@@ -69,12 +69,13 @@ pub(super) fn path_from_wire(field: &'static str, wire: Vec<NodeWire>) -> Result
 }
 
 pub(super) fn below_to_wire(below: &Below) -> BelowWire {
-    BelowWire { node: Some(node_to_wire(&below.node)), parent: below.parent.to_string() }
+    BelowWire { node: Some(node_to_wire(&below.node)), parent: below.parent.to_string(), away: below.away }
 }
 
 pub(super) fn below_from_wire(field: &'static str, wire: Vec<BelowWire>) -> Result<Vec<Below>, ProtocolError> {
     bounded(field, wire.len(), limits::SUBTREE_NODES_MAX)?;
-    let one = |b: BelowWire| Ok(Below { node: node_from_wire(field, b.node)?, parent: name(field, b.parent)? });
+    let one =
+        |b: BelowWire| Ok(Below { node: node_from_wire(field, b.node)?, parent: name(field, b.parent)?, away: b.away });
     wire.into_iter().map(one).collect()
 }
 

@@ -26,7 +26,7 @@ fn table() -> Arc<TableDef> {
 
 fn one_of_each() -> Vec<Message> {
     let offer = Offer { table: table(), under: Fingerprint(9), owned: true, may_diverge: true, whole: false };
-    let below = vec![Below { node: node(4), parent: "node-1".into() }];
+    let below = vec![Below { node: node(4), parent: "node-1".into(), away: true }];
     let hello = Hello {
         node: node(1),
         epoch: Epoch(5),

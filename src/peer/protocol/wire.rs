@@ -79,6 +79,8 @@ pub struct BelowWire {
     pub node: Option<NodeWire>,
     #[prost(string, tag = "2")]
     pub parent: String,
+    #[prost(bool, tag = "3")]
+    pub away: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -111,7 +111,8 @@ async fn offers_paths_subtrees_and_copies_arrive_as_they_were_said() {
     hq.path.send_replace(vec![hq.me(), root.clone()]);
     until("the path arrives", || branch.path.borrow().len() == 3).await;
     assert_eq!(*branch.path.borrow(), [branch.me(), hq.me(), root]);
-    let leaf = Below { node: NodeRef { name: "leaf".into(), log: LogId::draw() }, parent: "branch".into() };
+    let leaf =
+        Below { node: NodeRef { name: "leaf".into(), log: LogId::draw() }, parent: "branch".into(), away: false };
     branch.below.send_replace(vec![leaf.clone()]);
     let offer = Offer { table: hq.table.clone(), under: Fingerprint(7), owned: true, may_diverge: false, whole: true };
     let rows: Vec<Row> = (0..2000).map(|i| vec![Value::new(Kind::Text, format!("{i:0200}")), Value::NULL]).collect();

@@ -125,6 +125,26 @@ fn a_copy_removes_what_the_sender_owns_and_lacks_and_never_touches_the_receivers
 }
 
 #[test]
+fn a_table_that_is_resynced_again_and_again_ends_live_and_equal() {
+    let ground = Ground::new();
+    let [mut hq, mut north] = ["hq", "north"].map(|name| ground.site(name, SCHEMA));
+    hq.configure(None, "");
+    north.configure(Some(hq.port), "[send.parent]\ntables = [\"things\"]\n");
+    north.sql("insert into things values ('a', 1)");
+    hq.up();
+    north.up();
+    wait_equal("select * from things", &[&hq, &north]);
+    for n in 0..20 {
+        hq.does(&["source", "resync", "things", "--yes"]);
+        // At any instant of the copy before.
+        wait("a moment has passed", || hq.counter("copied_rows") > n / 2);
+    }
+    hq.wait_source("things", "live");
+    north.sql("insert into things values ('b', 2)");
+    wait_equal("select * from things order by id", &[&hq, &north]);
+}
+
+#[test]
 fn a_table_is_added_to_the_selection_by_restart_and_by_sighup() {
     let ground = Ground::new();
     let [mut hq, mut north] = ["hq", "north"].map(|name| ground.site(name, SCHEMA));

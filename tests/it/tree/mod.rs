@@ -1,5 +1,6 @@
 //! Trees of real processes on real files.
 
+mod away;
 mod balances;
 mod copies;
 mod decisions;
