@@ -162,3 +162,9 @@ pub const EVENTS_INDEXES_LATER_MIN: usize = 1_000;
 pub const ELSEWHERE_HEARD_MIN: u8 = 2;
 /// A copy that is under way waits this long for a peer that is away, before the table is copied from another.
 pub const COPY_ABSENT_MAX: Duration = Duration::from_secs(60);
+/// Objects and lists within each other in a configuration.
+pub const CONFIG_DEPTH_MAX: usize = 32;
+/// Events that one write to a destination may have, at the least; the default, too.
+pub const EVENTS_PER_WRITE_MIN: u32 = 10_000;
+/// How long connecting to a database with events may take, unless the configuration says otherwise.
+pub const EVENTS_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

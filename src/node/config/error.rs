@@ -68,11 +68,43 @@ impl FileText {
 /// A line of the file as it may be shown: passwords in URLs and values of keys that sound secret are hidden, and
 /// tabs take one column.
 fn hide_secrets(line: &str) -> String {
-    let line = redact(&line.replace('\t', " "));
-    let Some((key, value)) = line.split_once('=') else { return line };
-    let name = key.trim().rsplit('.').next().unwrap_or("").to_lowercase();
-    let secret = ["token", "secret", "password"].iter().any(|word| name.ends_with(word));
-    if secret { format!("{key}={}", value.chars().map(|_| '*').collect::<String>()) } else { line }
+    let mut line = redact(&line.replace('\t', " "));
+    for word in ["token", "secret", "password"] {
+        let mut from = 0;
+        // Lower-casing ASCII keeps every byte's place.
+        while let Some(found) = line[from..].to_ascii_lowercase().find(word) {
+            let after = from + found + word.len();
+            let secret = secret_after(&line[after..]).map(|secret| after + secret.start..after + secret.end);
+            if let Some(secret) = secret {
+                let hidden = "*".repeat(line[secret.clone()].chars().count());
+                line.replace_range(secret, &hidden);
+            }
+            from = after;
+        }
+    }
+    line
+}
+
+/// Where the value stands that follows a key's name: `= "…"`, `": '…'`.
+fn secret_after(text: &str) -> Option<Range<usize>> {
+    let rest = text.trim_start_matches(['"', '\'']).trim_start();
+    let value = rest.strip_prefix(['=', ':'])?.trim_start();
+    let start = text.len() - value.len();
+    let quote = value.chars().next().filter(|c| matches!(c, '"' | '\'' | '`'));
+    let length = match quote {
+        // An escaped quote does not end it; what is not closed is hidden to its end.
+        Some(quote) => {
+            let mut escaped = true;
+            let end = value.char_indices().find(|(_, c)| {
+                let ends = *c == quote && !escaped;
+                escaped = *c == '\\' && !escaped;
+                ends
+            });
+            end.map_or(value.len(), |(at, c)| at + c.len_utf8())
+        }
+        None => value.find([',', '}', ' ', ';']).unwrap_or(value.len()),
+    };
+    Some(start..start + length)
 }
 
 /// A configuration that cannot be used, with every mistake found. `Display` gives them all, each as
@@ -121,3 +153,23 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_hidden_wherever_they_stand_in_a_line() {
+        let cases = [
+            ("password = \"pass1\"", "password = *******"),
+            ("{ host: 'a', password: 'it\\'s', user: 5 }", "{ host: 'a', password: *******, user: 5 }"),
+            ("\"password\":\"x\",\"token\" : y}", "\"password\":***,\"token\" : *}"),
+            ("Password: 'open, user: 1", "Password: **************"),
+            ("password_env = \"NAME\"", "password_env = \"NAME\""),
+            ("url = \"postgres://a:b@c/d\"", "url = \"postgres://a:*@c/d\""),
+        ];
+        for (line, shown) in cases {
+            assert_eq!(hide_secrets(line), shown);
+        }
+    }
+}

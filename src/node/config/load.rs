@@ -14,7 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{describe, known_keys, nearest, resolve, schema, take_unknown};
-use super::{Config, ConfigError, FileText, Mistake, check};
+use super::{Config, ConfigError, EventsConfig, EventsFile, FileText, Mistake, check};
 use crate::model::limits;
 
 /// Settings that replace those of the file; flags after the environment.
@@ -93,7 +93,7 @@ fn unreadable(path: &Path, code: &'static str, what: String, why: String, fix: S
 }
 
 /// Reads a file's text.
-fn read(path: &Path) -> Result<String, ConfigError> {
+pub(in crate::node) fn read(path: &Path) -> Result<String, ConfigError> {
     let shown = path.display();
     let failed = |error: std::io::Error| {
         let missing = error.kind() == std::io::ErrorKind::NotFound;
@@ -140,12 +140,7 @@ impl Config {
     pub fn parse(path: &Path, text: String, overrides: &Overrides) -> Result<Config, ConfigError> {
         let from = overrides.0.iter().map(|one| one.from.clone()).collect();
         let file = Arc::new(FileText { path: path.into(), text, overrides: from });
-        let (document, errors) = DeTable::parse_recoverable(&file.text);
-        if !errors.is_empty() {
-            let mistakes = errors.into_iter().map(|error| syntax_mistake(&error)).collect();
-            return Err(ConfigError::new(mistakes, file.clone()));
-        }
-        let mut root = document.into_inner();
+        let mut root = document(&file)?;
         overrides.put_into(&mut root, &file);
         let places = Places::of(root.clone());
         let schema = schema();
@@ -163,6 +158,38 @@ impl Config {
         }
         Err(ConfigError::new(mistakes, file.clone()))
     }
+
+    /// Only `[events]` of a text that was read from `path`, whose other sections may have any values.
+    ///
+    /// # Errors
+    /// The text is not TOML, has unknown keys, or its `[events]` cannot be used.
+    pub(in crate::node) fn parse_events(path: &Path, text: String) -> Result<EventsFile, ConfigError> {
+        let file = Arc::new(FileText { path: path.into(), text, overrides: Vec::new() });
+        let mut root = document(&file)?;
+        let places = Places::of(root.clone());
+        let (schema, mut mistakes) = (schema(), Vec::new());
+        take_unknown(&mut root, &schema, &schema, "", &mut mistakes);
+        let mut reader = Reader { root, places: &places, schema: &schema, mistakes };
+        let events: Option<EventsConfig> = reader.section("events");
+        if !reader.mistakes.is_empty() {
+            return Err(ConfigError::new(reader.mistakes, file.clone()));
+        }
+        let events = events.map(|mut events| {
+            events.settle(&base_of(path));
+            events
+        });
+        Ok(EventsFile { events, file: file.clone() })
+    }
+}
+
+/// The file as TOML.
+fn document(file: &FileText) -> Result<DeTable<'_>, ConfigError> {
+    let (document, errors) = DeTable::parse_recoverable(&file.text);
+    if !errors.is_empty() {
+        let mistakes = errors.into_iter().map(|error| syntax_mistake(&error)).collect();
+        return Err(ConfigError::new(mistakes, Arc::new(file.clone())));
+    }
+    Ok(document.into_inner())
 }
 
 /// The absolute folder of the file.

@@ -5,6 +5,7 @@
 
 mod check;
 mod error;
+mod events;
 mod keys;
 mod load;
 mod ready;
@@ -22,12 +23,16 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use error::{ConfigError, FileText, Mistake};
+pub(in crate::node) use events::EventsFile;
+pub use events::{EventsConfig, EventsDatabase};
 pub use keys::{describe, known_keys, nearest, resolve, schema};
 pub use load::Overrides;
+pub(in crate::node) use load::read;
 pub use rules::{ColumnRule, Conflicts, FilterOp, FilterRule, LaneConfig, SendConfig, SendRule, TableRule, ViewConfig};
+pub(in crate::node) use secret::secret;
 pub use sections::{
-    ApplyMode, CopyConfig, DatabaseConfig, Engine, EventsConfig, Fsync, LogConfig, NodeConfig, ParentConfig,
-    RetainConfig, RetryConfig, TlsConfig, TokenConfig,
+    ApplyMode, CopyConfig, DatabaseConfig, Engine, Fsync, LogConfig, NodeConfig, ParentConfig, RetainConfig,
+    RetryConfig, TlsConfig, TokenConfig,
 };
 pub use values::{DatabaseUrl, Expression, IdRange, Listen, ParentUrl, Period, Size, TablePattern, redact};
 
@@ -115,6 +120,7 @@ impl Config {
         self.node.settle(base);
         self.parent.iter_mut().for_each(|parent| parent.settle(base));
         self.database.iter_mut().for_each(|database| database.settle(base));
+        self.events.iter_mut().for_each(|events| events.settle(base));
     }
 }
 

@@ -14,14 +14,22 @@ impl Config {
     /// The file or the variable is missing, empty, too long or not text.
     pub fn parent_token(&self) -> Result<Option<String>, ConfigError> {
         let Some(parent) = &self.parent else { return Ok(None) };
-        let (path, read) = match (&parent.token_env, &parent.token_file) {
-            (Some(name), _) => ("parent.token_env", from_environment(name)),
-            (None, Some(file)) => ("parent.token_file", from_file(file)),
-            (None, None) => return Ok(None),
-        };
-        read.map(Some).map_err(|why| {
+        let path = if parent.token_env.is_some() { "parent.token_env" } else { "parent.token_file" };
+        secret(parent.token_env.as_deref(), parent.token_file.as_deref()).map_err(|why| {
             self.mistake_in(path, "the token for the parent cannot be read", &why, "put the token there, in one line")
         })
+    }
+}
+
+/// A secret from the environment or from a file, where one is named.
+///
+/// # Errors
+/// It is missing, empty, too long or not text; in words.
+pub(in crate::node) fn secret(env: Option<&str>, file: Option<&Path>) -> Result<Option<String>, String> {
+    match (env, file) {
+        (Some(name), _) => from_environment(name).map(Some),
+        (None, Some(file)) => from_file(file).map(Some),
+        (None, None) => Ok(None),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The sections of the file about the node itself: `[node]`, `[parent]`, `[database]`, `[copy]`, `[log]`, `[events]`.
+//! The sections of the file about the node itself: `[node]`, `[parent]`, `[database]`, `[copy]`, `[log]`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::values::{DatabaseUrl, IdRange, Listen, ParentUrl, Period, Size, TablePattern};
 
 /// Makes a path relative to the file absolute.
-fn rebase(path: &mut PathBuf, base: &Path) {
+pub(super) fn rebase(path: &mut PathBuf, base: &Path) {
     if path.is_relative() {
         *path = base.join(&*path);
     }
@@ -238,28 +238,4 @@ pub struct RetainConfig {
     /// The oldest is removed beyond this much, needed or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Size>,
-}
-
-/// `[events]`: append-only tables copied to other databases.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EventsConfig {
-    /// The database with the events.
-    pub source: DatabaseUrl,
-    /// The databases that they are copied to.
-    pub destinations: Vec<DatabaseUrl>,
-    /// Events written at once. Default: 10000.
-    #[serde(default = "default_events")]
-    pub max_events_per_write: u32,
-    /// How long connecting may take. Default: 15s.
-    #[serde(default = "default_connect_timeout")]
-    pub connect_timeout: Period,
-}
-
-fn default_events() -> u32 {
-    10_000
-}
-
-fn default_connect_timeout() -> Period {
-    Period(Duration::from_secs(15))
 }

@@ -2,9 +2,14 @@
 
 mod compare;
 mod endpoint;
+mod literal;
 mod load;
 mod replicate;
 mod restore;
 mod settings;
 mod slate;
+mod tokens;
 mod validate;
+
+pub use endpoint::{Endpoint, NotAnEndpoint, without_password};
+pub use settings::Settings;

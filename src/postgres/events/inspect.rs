@@ -49,11 +49,8 @@ const OBJECTS: &str = "select tgname::text from pg_trigger where tgrelid = 'even
 /// every server offers, and copying does not need it.
 const SOURCE_OBJECTS: [&str; 5] =
     ["notify_insert", "notify_event_insert", "check_sql_command", "filter_sql_command", "insert_events"];
-const SEQUENCE: &str = "select exists (select 1 from pg_attribute a left join pg_attrdef d \
-        on d.adrelid = a.attrelid and d.adnum = a.attnum \
-        where a.attrelid = 'events'::regclass and a.attname = 'id' \
-        and (a.attidentity <> '' or pg_get_expr(d.adbin, d.adrelid) like 'nextval(%')) \
-        or to_regclass('events_id_seq') is not null";
+/// Where ids come from a sequence, this table says in which transaction each was given.
+const SEQUENCE: &str = "select to_regclass('event_transactions') is not null";
 const COUNTS: &str = "select count(*), coalesce(max(id), 0) from events";
 const FIRST: &str = "select id, ts, event::text from events order by id limit 1";
 const BY_IDS: &str = "select id, ts, event::text from events where id = any($1) order by id";

@@ -1,5 +1,6 @@
 //! Events tables, on real PostgreSQL servers and SQLite files.
 
 mod inspect;
-mod tables;
+mod settings;
 mod stream;
+mod tables;
