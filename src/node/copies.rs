@@ -78,7 +78,11 @@ async fn wanted(shared: &Arc<Shared>, absent: &mut Absent) -> Option<Wanted> {
             .collect()
     };
     let lanes = database.state.borrow().lanes.clone();
-    release_forgotten(shared, &lanes).await;
+    let withdrawn = |table: &TableName, from: LinkId| {
+        let offers = links.iter().find(|(link, ..)| *link == from).map(|(.., offers)| offers);
+        offers.is_some_and(|offers| offers.iter().all(|offer| offer.table.name != *table))
+    };
+    release_forgotten(shared, &lanes, withdrawn).await;
     absent.look(&lanes, |peer| links.iter().any(|(link, ..)| *link == peer));
     shared.copy_owned_again().await;
     for (link, role, peer, handle, offers) in links {
@@ -135,13 +139,15 @@ impl Absent {
     }
 }
 
-/// Lanes that wait for a peer which an operator has dropped wait no longer: a copy from it is given up, and what it was
-/// still to send will never come.
-async fn release_forgotten(shared: &Shared, lanes: &[Lane]) {
+/// Lanes that wait for a peer which an operator has dropped, or which has withdrawn the table, wait no longer: a copy from
+/// it is given up, and what it was still to send will never come.
+async fn release_forgotten(shared: &Shared, lanes: &[Lane], withdrawn: impl Fn(&TableName, LinkId) -> bool) {
     let Some(database) = &shared.database else { return };
     for lane in lanes {
         let replacement = match &lane.state {
-            LaneState::Copying { from, .. } if shared.book.name_of(from.0).is_none() => {
+            LaneState::Copying { from, .. }
+                if shared.book.name_of(from.0).is_none() || withdrawn(&lane.table, *from) =>
+            {
                 Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
             }
             LaneState::Replaying { settled: Some((from, _)) } if shared.book.name_of(from.0).is_none() => {

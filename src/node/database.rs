@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::shared::Shared;
-use crate::log::{Limit, Log};
+use crate::log::{Limit, Log, SourceError};
 use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, ReadFrom, Row, TableDef, TableName};
 use crate::stream::{FollowError, Follower, Step};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, ViewError};
@@ -177,9 +177,16 @@ impl Applying {
                         self.view.lanes().iter().any(|lane| matches!(lane.state, LaneState::Replaying { .. }));
                     waiting.then_some(LANE_POLL)
                 }
+                Err(FollowError::Source(SourceError::Trimmed { oldest, .. })) => match self.fall_out(oldest).await {
+                    Ok(()) => {
+                        follower = Follower::start(&*log, &mut *self.view).await?;
+                        continue;
+                    }
+                    Err(error) if error.is_retryable() => Some(self.report_busy(&error, &mut busy_since)),
+                    Err(error) => return Err(error.into()),
+                },
                 Err(FollowError::View(error)) if error.is_retryable() => {
-                    self.report_busy(&error, &mut busy_since);
-                    Some(BUSY_RETRY)
+                    Some(self.report_busy(&error, &mut busy_since))
                 }
                 Err(error) => return Err(error),
             };
@@ -198,8 +205,9 @@ impl Applying {
         Ok(())
     }
 
-    fn report_busy(&self, error: &ViewError, since: &mut Option<tokio::time::Instant>) {
-        let Some(database) = &self.shared.database else { return };
+    /// Gives the time to wait.
+    fn report_busy(&self, error: &ViewError, since: &mut Option<tokio::time::Instant>) -> Duration {
+        let Some(database) = &self.shared.database else { return BUSY_RETRY };
         let now = tokio::time::Instant::now();
         if since.is_none_or(|since| now - since >= BUSY_REPORT) {
             tracing::warn!(
@@ -208,10 +216,11 @@ impl Applying {
             *since = Some(now);
             database.state.send_modify(|state| state.error = Some(error.to_string()));
         }
+        BUSY_RETRY
     }
 
     /// Notes which tables follow that peer; gives them with their fingerprints.
-    async fn look_at_followed(&mut self, link: LinkId) -> Result<Vec<(TableName, Fingerprint)>, ViewError> {
+    pub(super) async fn look_at_followed(&mut self, link: LinkId) -> Result<Vec<(TableName, Fingerprint)>, ViewError> {
         let followed = self.view.followed(link).await?;
         self.follows.insert(link, followed.iter().map(|(table, _)| table.clone()).collect());
         Ok(followed)

@@ -8,6 +8,7 @@ mod database;
 pub mod entry_json;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 pub mod events;
+mod fell_out;
 mod folder;
 mod host;
 mod offers;

@@ -269,7 +269,7 @@ async fn join_log(view: &mut Applier, log: &Arc<dyn Log>) -> Result<(), NodeErro
     };
     match view.cursor().await.map_err(failed)? {
         // A database that has never followed this log begins at its tail; what it lacks, it copies.
-        None => view.reset(Some(log.cursor_at(log.info().tail))).await.map_err(failed)?,
+        None => view.reset(Some(log.cursor_at(log.info().tail)), Vec::new()).await.map_err(failed)?,
         Some(cursor) => {
             if let Err(error) = log.check(cursor) {
                 let what = if cursor.log == log.id() {

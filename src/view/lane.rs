@@ -127,6 +127,7 @@ pub trait LaneView: View {
     ) -> Result<(), ViewError>;
     /// Transactions applied without the part of a parked table, since this was opened.
     fn torn(&self) -> u64;
-    /// Forgets the cursor and all lanes: the database takes this log's position as its own (an operator's decision).
-    async fn reset(&mut self, cursor: Option<Cursor>) -> Result<(), ViewError>;
+    /// Replaces the cursor and all lanes, in one commit: the database takes this log's position as its own. Tables that
+    /// are to be copied follow nobody any more.
+    async fn reset(&mut self, cursor: Option<Cursor>, lanes: Vec<Lane>) -> Result<(), ViewError>;
 }

@@ -191,15 +191,19 @@ impl LaneView for Applier {
         self.torn
     }
 
-    async fn reset(&mut self, cursor: Option<Cursor>) -> Result<(), ViewError> {
+    async fn reset(&mut self, cursor: Option<Cursor>, lanes: Vec<Lane>) -> Result<(), ViewError> {
         blocking(|| {
-            // An operator decides: whatever is stored is what we now go on from.
-            self.held = store::cursor(&self.conn).map_err(|e| self.fail(e))?;
             self.transact(|applier| {
                 let forgotten =
                     store::set_cursor(&applier.conn, cursor).and_then(|()| store::drop_lanes(&applier.conn));
                 forgotten.map_err(|e| applier.fail(e))?;
                 applier.lanes.clear();
+                for lane in lanes {
+                    if matches!(lane.state, LaneState::Copying { .. }) {
+                        store::unfollow(&applier.conn, &lane.table).map_err(|e| applier.fail(e))?;
+                    }
+                    applier.put_lane(lane)?;
+                }
                 Ok::<_, ViewError>(())
             })?;
             self.held = cursor;

@@ -213,6 +213,11 @@ pub(super) fn set_followed(
     Ok(())
 }
 
+/// Forgets whom the table follows.
+pub(super) fn unfollow(conn: &Connection, table: &TableName) -> Result<()> {
+    conn.execute("DELETE FROM watershed_followed WHERE table_name = ?1", [table.as_str()]).map(drop)
+}
+
 /// Makes our capture triggers stand aside (or no longer) for what this transaction writes.
 pub(super) fn set_origin(conn: &Connection, received: bool) -> Result<()> {
     let sql = match received {
