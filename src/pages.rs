@@ -12,6 +12,8 @@ mod command_line {}
 mod errors {}
 #[doc = include_str!("../docs/CONFIGURATION.md")]
 mod configuration {}
+#[doc = include_str!("../docs/EVENTS.md")]
+mod events {}
 #[doc = include_str!("../docs/FORMAT.md")]
 mod format {}
 #[doc = include_str!("../docs/HTTP.md")]

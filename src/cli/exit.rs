@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::node::config::{ConfigError, Mistake};
+use crate::postgres::PgError;
+use crate::view::{EventsError, Trouble};
 
 /// Exit codes, as scripts see them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +90,24 @@ impl From<ConfigError> for ExitError {
             fix: part(|mistake| &mistake.fix),
             shown: Some(error.to_string().into()),
         }
+    }
+}
+
+impl From<EventsError> for ExitError {
+    fn from(error: EventsError) -> ExitError {
+        let exit = match error.trouble {
+            Trouble::Unreachable => Exit::Unreachable,
+            Trouble::Invalid => Exit::Config,
+            Trouble::Operator => Exit::Operator,
+            Trouble::Failure => Exit::Failure,
+        };
+        ExitError::new(error.code, exit, error.what, error.why, error.fix)
+    }
+}
+
+impl From<PgError> for ExitError {
+    fn from(error: PgError) -> ExitError {
+        EventsError::from(error).into()
     }
 }
 

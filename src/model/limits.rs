@@ -167,4 +167,7 @@ pub const CONFIG_DEPTH_MAX: usize = 32;
 /// Events that one write to a destination may have, at the least; the default, too.
 pub const EVENTS_PER_WRITE_MIN: u32 = 10_000;
 /// How long connecting to a database with events may take, unless the configuration says otherwise.
+/// How long `events init` waits for a lock that somebody who appends or reads has.
+pub const EVENTS_INIT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long connecting to a server of an events table may take, unless the configuration says otherwise.
 pub const EVENTS_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -43,6 +43,26 @@ impl Endpoint {
         Ok(Endpoint { config, shown: shown.to_string() })
     }
 
+    /// The same, with what people may see found out.
+    ///
+    /// # Errors
+    /// The URL is none.
+    pub fn from_url(url: &str) -> Result<Endpoint, PgError> {
+        Endpoint::new(url, &without_password(url))
+    }
+
+    /// The database's name: as given, else that of the user, as the server takes it.
+    pub fn database(&self) -> &str {
+        self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres")
+    }
+
+    /// Another database on the same server.
+    pub fn at_database(&self, name: &str) -> Endpoint {
+        let mut config = self.config.clone();
+        config.dbname(name);
+        Endpoint { config, shown: format!("{} (database {name})", self.shown) }
+    }
+
     /// The driver's configuration, for those who need another database on the same server.
     pub fn config(&self) -> &Config {
         &self.config
@@ -84,6 +104,24 @@ impl Endpoint {
     /// An error of the driver, with what was tried.
     pub fn failed(&self, doing: impl Into<String>, source: tokio_postgres::Error) -> PgError {
         PgError::Server { url: self.shown.clone(), doing: doing.into(), source }
+    }
+}
+
+/// A URL as people may see it.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "the URL given".into() };
+    // The first `@` ends user and password, whatever stands in them.
+    let (user, rest) = rest.split_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
+    let (rest, parameters) = rest.split_once('?').map_or((rest, None), |(rest, after)| (rest, Some(after)));
+    let rest = match user {
+        Some(user) => format!("{}@{rest}", user.split([':', '/', '?']).next().unwrap_or_default()),
+        None => rest.to_string(),
+    };
+    let is_open = |parameter: &&str| !parameter.to_ascii_lowercase().starts_with("password");
+    let parameters: Vec<&str> = parameters.unwrap_or_default().split('&').filter(is_open).collect();
+    match parameters.join("&").as_str() {
+        "" => format!("{scheme}://{rest}"),
+        parameters => format!("{scheme}://{rest}?{parameters}"),
     }
 }
 

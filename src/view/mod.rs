@@ -1,9 +1,11 @@
 //! Views: state derived from a source, stored together with its cursor.
 
 mod events;
+mod events_init;
 mod lane;
 
 pub use events::{ChunkDigest, EventIds, EventsError, EventsFacts, EventsTable, StoredEvent, Trouble};
+pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport};
 pub use lane::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard};
 
 use async_trait::async_trait;

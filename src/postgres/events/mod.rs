@@ -12,6 +12,7 @@ mod view;
 mod watch;
 mod write;
 
+pub use init::init;
 pub use inspect::PgEventsTable;
 pub use source::PgEventsSource;
 pub use view::{PgEventsOptions, PgEventsView};

@@ -8,4 +8,5 @@ mod inspect;
 mod source;
 mod view;
 
+pub use init::init;
 pub use inspect::SqliteEventsTable;

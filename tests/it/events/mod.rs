@@ -1,5 +1,8 @@
 //! Events tables, on real PostgreSQL servers and SQLite files.
 
+mod append;
+mod init;
+mod init_sqlite;
 mod inspect;
 mod settings;
 mod stream;
