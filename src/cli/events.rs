@@ -22,7 +22,7 @@ pub(super) struct Events {
 enum Action {
     Init(events_init::Init),
     Replicate(events_replicate::Replicate),
-    Load(events_load::Load),
+    Load(Box<events_load::Load>),
     Diff(events_diff::Diff),
     Restore(events_restore::Restore),
 }

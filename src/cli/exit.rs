@@ -26,6 +26,8 @@ pub enum Exit {
     Differences = 6,
     /// Another process has the data folder.
     Locked = 7,
+    /// A signal ended a finite command.
+    Interrupted = 130,
 }
 
 /// Why a command did not end with 0. Printed as `error[CODE]: message` / `why: …` / `do: …`.

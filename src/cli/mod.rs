@@ -16,6 +16,7 @@ mod events_replicate;
 mod events_restore;
 mod exit;
 mod filter;
+mod finite;
 mod init;
 mod log;
 mod log_follow;
@@ -140,7 +141,7 @@ enum Command {
     Filter(filter::Filter),
     Source(source::Source),
     Diff(diff::Diff),
-    Events(events::Events),
+    Events(Box<events::Events>),
     Peer(peer::Peer),
     Config(config::ConfigCommand),
     Doctor(doctor::Doctor),

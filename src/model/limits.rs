@@ -166,8 +166,13 @@ pub const COPY_ABSENT_MAX: Duration = Duration::from_secs(60);
 pub const CONFIG_DEPTH_MAX: usize = 32;
 /// Events that one write to a destination may have, at the least; the default, too.
 pub const EVENTS_PER_WRITE_MIN: u32 = 10_000;
-/// How long connecting to a database with events may take, unless the configuration says otherwise.
 /// How long `events init` waits for a lock that somebody who appends or reads has.
 pub const EVENTS_INIT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long connecting to a server of an events table may take, unless the configuration says otherwise.
+/// Loaders of `events load`: each has a connection of its own.
+pub const EVENTS_LOADERS_MAX: usize = 256;
+/// Events of one transaction of `events load`.
+pub const EVENTS_LOAD_BATCH_MAX: u32 = 10_000;
+/// Between two attempts of a loader to connect again.
+pub const EVENTS_LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
+/// How long connecting to an events table may take, where nothing else is configured.
 pub const EVENTS_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -7,6 +7,7 @@ mod codec;
 mod entry;
 mod envelope;
 mod event;
+mod json;
 pub mod limits;
 mod position;
 mod table;
@@ -19,6 +20,7 @@ pub use codec::{CodecError, decode_changes, decode_table, encode_changes, encode
 pub use entry::{Entry, EntryHeader};
 pub use envelope::put_entry;
 pub use event::{Event, EventTime, EventTimeError, events_table, put_event, scan_events};
+pub use json::same_json;
 pub use position::{Cursor, CursorError, Epoch, Lamport, LinkId, LogId, Origin, Position, SourceCursor, Timestamp};
 pub use table::{Column, Fingerprint, TableDef, TableName, TableNameError};
 pub use value::{Kind, Row, Value};

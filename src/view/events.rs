@@ -126,3 +126,15 @@ impl EventsError {
         self.trouble == Trouble::Unreachable
     }
 }
+
+/// Appends events to a source. Each call is one transaction: its events get the next ids, one time, and are there
+/// together or not at all.
+#[async_trait]
+pub trait EventsInsert: Send {
+    /// Appends JSON texts in their order and returns how many. After an error the transaction was rolled back, unless
+    /// the connection broke while it committed.
+    ///
+    /// # Errors
+    /// The database cannot be reached or refuses, or a text is not JSON that it takes.
+    async fn insert(&mut self, events: &[String]) -> Result<u64, EventsError>;
+}

@@ -4,6 +4,7 @@ mod compare;
 mod endpoint;
 mod literal;
 mod load;
+mod people;
 mod replicate;
 mod restore;
 mod settings;
@@ -12,4 +13,5 @@ mod tokens;
 mod validate;
 
 pub use endpoint::{Endpoint, NotAnEndpoint, without_password};
+pub use load::{LoadOptions, Loaded, load};
 pub use settings::Settings;

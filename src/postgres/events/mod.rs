@@ -13,6 +13,7 @@ mod watch;
 mod write;
 
 pub use init::init;
+pub use insert::PgEventsInsert;
 pub use inspect::PgEventsTable;
 pub use source::PgEventsSource;
 pub use view::{PgEventsOptions, PgEventsView};

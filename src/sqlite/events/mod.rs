@@ -9,4 +9,5 @@ mod source;
 mod view;
 
 pub use init::init;
+pub use insert::SqliteEventsInsert;
 pub use inspect::SqliteEventsTable;

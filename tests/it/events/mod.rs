@@ -4,6 +4,7 @@ mod append;
 mod init;
 mod init_sqlite;
 mod inspect;
+mod load;
 mod settings;
 mod stream;
 mod tables;
