@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Exit, ExitError};
-use crate::http;
+use crate::http::{self, Waiting};
 use crate::node::config::{Config, Overrides};
 use crate::node::{self, Node, NodeError, Settings};
 
@@ -33,11 +33,29 @@ pub(super) fn runtime() -> Result<Runtime, ExitError> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?)
 }
 
-/// Starts a node and its HTTP server.
+/// Starts a node and its HTTP server. A database that is locked is waited for; meanwhile the node is not ready.
 pub(super) async fn start(config: &Config) -> Result<Arc<Node>, ExitError> {
     let settings = Settings::from_config(config)?;
     let listen = settings.listen;
-    let node = Arc::new(Node::start(settings).await?);
+    let mut waiting: Option<Waiting> = None;
+    let started = Node::start_or(settings, |error| {
+        let problem = format!(
+            "error[WS-NODE-022]: the node waits for its database: {} / do: find who locks it; the node goes on by itself",
+            error.what
+        );
+        tracing::warn!("{problem}");
+        match &waiting {
+            Some(waiting) => drop(waiting.problem.send_replace(problem)),
+            // If the address is taken, the start ends with that error once the database is free.
+            None => waiting = Waiting::open(listen, problem).inspect_err(|error| tracing::warn!("{error}")).ok(),
+        }
+        true
+    });
+    let started = started.await;
+    if let Some(waiting) = waiting.take() {
+        waiting.close().await;
+    }
+    let node = Arc::new(started?);
     match http::serve(node.clone(), listen).await {
         Ok(address) => {
             tracing::info!("node {} runs and listens on {address}", node.shared.name);
@@ -95,13 +113,16 @@ pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
         let mut config = config;
         let mut before: Option<Config> = None;
         loop {
-            let started = start(&config).await;
+            let Some(started) = start_unless_stopped(&config, &mut signals).await else { return Ok(()) };
             let node = match (started, before.take()) {
                 (Ok(node), _) => node,
                 (Err(error), Some(previous)) => {
                     tracing::error!("the node does not start with the reloaded configuration, the one before stays in force: {error}");
                     config = previous;
-                    start(&config).await?
+                    match start_unless_stopped(&config, &mut signals).await {
+                        Some(started) => started?,
+                        None => return Ok(()),
+                    }
                 }
                 (Err(error), None) => return Err(error),
             };
@@ -135,6 +156,24 @@ pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
+}
+
+/// `None`: a signal has stopped it, while it waited for its database.
+async fn start_unless_stopped(config: &Config, signals: &mut Signals) -> Option<Result<Arc<Node>, ExitError>> {
+    let (name, config) = (config.node.name.clone(), config.clone());
+    // A task of its own: waiting for a lock blocks its thread.
+    let mut starting = tokio::spawn(async move { start(&config).await });
+    tokio::select! {
+        started = &mut starting => Some(started.unwrap_or_else(|error| {
+            let (why, fix) = ("starting the node panicked", "please report it");
+            Err(ExitError::new("WS-NODE-023", Exit::Failure, error, why, fix))
+        })),
+        () = signals.stop() => {
+            starting.abort();
+            tracing::info!("node {name} stops");
+            None
+        }
+    }
 }
 
 fn reload(path: &std::path::Path) -> Result<Config, ExitError> {

@@ -6,5 +6,7 @@ mod listener;
 mod metrics;
 mod operate;
 mod server;
+mod waiting;
 
 pub use server::{ServeError, serve};
+pub use waiting::Waiting;

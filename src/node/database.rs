@@ -143,7 +143,7 @@ impl Applying {
     async fn apply(&mut self) -> Result<(), FollowError> {
         let log = self.shared.log.clone();
         let mut tail = log.tail();
-        let mut follower = Follower::start(&*log, &mut *self.view).await?;
+        let mut follower: Option<Follower> = None;
         let mut lanes = LaneReaders::default();
         let mut busy_since: Option<tokio::time::Instant> = None;
         for (_, known) in self.shared.book.all() {
@@ -162,29 +162,17 @@ impl Applying {
                 self.command(command).await?;
             }
             tail.mark_unchanged();
-            let moved = follower.step(&*log, None, &mut *self.view).await;
-            let wait = match moved {
-                Ok(step) => {
-                    if busy_since.take().is_some() {
-                        tracing::info!("the database is free again, applying goes on");
+            let wait = match self.go_on(&*log, &mut follower, &mut lanes, &mut busy_since).await {
+                Ok(None) => continue,
+                Ok(Some(wait)) => wait,
+                Err(FollowError::Source(SourceError::Trimmed { oldest, .. })) => {
+                    follower = None;
+                    match self.fall_out(oldest).await {
+                        Ok(()) => continue,
+                        Err(error) if error.is_retryable() => Some(self.report_busy(&error, &mut busy_since)),
+                        Err(error) => return Err(error.into()),
                     }
-                    self.publish().await?;
-                    let replayed = self.replay(&*log, &mut lanes).await?;
-                    if step == Step::Moved || replayed {
-                        continue;
-                    }
-                    let waiting =
-                        self.view.lanes().iter().any(|lane| matches!(lane.state, LaneState::Replaying { .. }));
-                    waiting.then_some(LANE_POLL)
                 }
-                Err(FollowError::Source(SourceError::Trimmed { oldest, .. })) => match self.fall_out(oldest).await {
-                    Ok(()) => {
-                        follower = Follower::start(&*log, &mut *self.view).await?;
-                        continue;
-                    }
-                    Err(error) if error.is_retryable() => Some(self.report_busy(&error, &mut busy_since)),
-                    Err(error) => return Err(error.into()),
-                },
                 Err(FollowError::View(error)) if error.is_retryable() => {
                     Some(self.report_busy(&error, &mut busy_since))
                 }
@@ -203,6 +191,31 @@ impl Applying {
             }
         }
         Ok(())
+    }
+
+    /// Applies once and replays lanes; gives what to wait for when nothing has moved: the log, or a time.
+    async fn go_on(
+        &mut self,
+        log: &dyn Log,
+        follower: &mut Option<Follower>,
+        lanes: &mut LaneReaders,
+        busy_since: &mut Option<tokio::time::Instant>,
+    ) -> Result<Option<Option<Duration>>, FollowError> {
+        let follower = match follower {
+            Some(follower) => follower,
+            None => follower.insert(Follower::start(log, &mut *self.view).await?),
+        };
+        let step = follower.step(log, None, &mut *self.view).await?;
+        if busy_since.take().is_some() {
+            tracing::info!("the database is free again, applying goes on");
+        }
+        self.publish().await?;
+        let replayed = self.replay(log, lanes).await?;
+        if step == Step::Moved || replayed {
+            return Ok(None);
+        }
+        let waiting = self.view.lanes().iter().any(|lane| matches!(lane.state, LaneState::Replaying { .. }));
+        Ok(Some(waiting.then_some(LANE_POLL)))
     }
 
     /// Gives the time to wait.

@@ -109,8 +109,14 @@ struct Found {
 /// Named tables must be capturable; a star passes over what cannot be captured, and says so.
 fn tables(policy: &Policy, path: &Path) -> Result<Found, NodeError> {
     let inspection = inspect(path).map_err(|error| {
-        let advice = "create it, or correct [database] url (relative paths are relative to the configuration file)";
-        NodeError::new("WS-SQLITE-004", Exit::Unreachable, error, "the node needs its database at start", advice)
+        let (locked, advice) = match error.is_locked() {
+            true => (true, "find who locks it, and try again"),
+            false => {
+                (false, "create it, or correct [database] url (relative paths are relative to the configuration file)")
+            }
+        };
+        let why = "the node needs its database at start";
+        NodeError::new("WS-SQLITE-004", Exit::Unreachable, error, why, advice).locked(locked)
     })?;
     let present = inspection.tables.iter().map(|table| table.def.name.clone()).collect();
     let mut found = Found { preflight: Preflight { present, ..Preflight::default() }, all: Vec::new() };

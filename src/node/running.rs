@@ -47,6 +47,12 @@ impl Node {
     /// Starts everything but the HTTP server; must be called on a multi-thread runtime. On an error nothing is left
     /// running.
     pub async fn start(settings: Settings) -> Result<Node, NodeError> {
+        Node::start_or(settings, |_| false).await
+    }
+
+    /// As [`Node::start`]; with a database that is locked it is tried again as long as `waits`, which is told why, says so.
+    /// Cancel-safe.
+    pub async fn start_or(settings: Settings, mut waits: impl FnMut(&NodeError) -> bool) -> Result<Node, NodeError> {
         let folder = Folder::open(&settings.data_dir)?;
         let segments = Arc::new(open_log(&settings)?);
         let log: Arc<dyn Log> = segments.clone();
@@ -59,7 +65,12 @@ impl Node {
         let book = Book::open(&settings.data_dir).map_err(|error| unreadable_book(&folder, &error))?;
         let stop = CancellationToken::new();
         let opened = match &settings.database {
-            Some(database) => Some(open_database(&settings, database, &log, &folder).await?),
+            Some(database) => loop {
+                match open_database(&settings, database, &log, &folder).await {
+                    Err(error) if error.locked && waits(&error) => tokio::time::sleep(limits::DATABASE_WAIT).await,
+                    opened => break Some(opened?),
+                }
+            },
             None => None,
         };
         let (commands, receiver) = mpsc::channel(limits::DATABASE_COMMANDS_MAX);
@@ -205,13 +216,8 @@ async fn open_database(
     let options =
         ApplierOptions { fire_triggers: database.fire_triggers, ..ApplierOptions::new(&database.path, log.id()) };
     let mut view = Applier::open(options).map_err(|error| {
-        NodeError::new(
-            "WS-SQLITE-001",
-            Exit::Unreachable,
-            error,
-            "the node's database cannot be used",
-            "mend it and start again",
-        )
+        let (locked, why) = (error.is_retryable(), "the node's database cannot be used");
+        NodeError::new("WS-SQLITE-001", Exit::Unreachable, error, why, "mend it and start again").locked(locked)
     })?;
     join_log(&mut view, log).await?;
     let tables = selected_tables(policy, &database.path)?;
@@ -259,13 +265,8 @@ async fn open_capture(
 /// The database goes on in this log where it was, if it is this log that it follows.
 async fn join_log(view: &mut Applier, log: &Arc<dyn Log>) -> Result<(), NodeError> {
     let failed = |error: crate::view::ViewError| {
-        NodeError::new(
-            "WS-SQLITE-002",
-            Exit::Failure,
-            error,
-            "the database's cursor cannot be read",
-            "mend it and start again",
-        )
+        let (locked, why) = (error.is_retryable(), "the database's cursor cannot be read");
+        NodeError::new("WS-SQLITE-002", Exit::Failure, error, why, "mend it and start again").locked(locked)
     };
     match view.cursor().await.map_err(failed)? {
         // A database that has never followed this log begins at its tail; what it lacks, it copies.
@@ -304,13 +305,15 @@ fn capture_error(error: &crate::sqlite::CaptureError) -> NodeError {
         );
     }
     let exit = if error.is_retryable() { Exit::Unreachable } else { Exit::Failure };
-    NodeError::new("WS-SQLITE-003", exit, error, "local changes could not be captured", "mend it and start again")
+    let (locked, why) = (error.is_locked(), "local changes could not be captured");
+    NodeError::new("WS-SQLITE-003", exit, error, why, "mend it and start again").locked(locked)
 }
 
 /// The definitions of the selected tables.
 fn selected_tables(policy: &super::policy::Policy, path: &Path) -> Result<Vec<Arc<TableDef>>, NodeError> {
     let inspection = inspect(path).map_err(|error| {
-        NodeError::new("WS-SQLITE-004", Exit::Unreachable, error, "the node needs its database", "mend it")
+        let (locked, why) = (error.is_locked(), "the node needs its database");
+        NodeError::new("WS-SQLITE-004", Exit::Unreachable, error, why, "mend it").locked(locked)
     })?;
     let selected = inspection.tables.into_iter().filter(|table| policy.captures(&table.def.name) && table.captured());
     Ok(selected.map(|table| table.def).collect())
@@ -318,7 +321,14 @@ fn selected_tables(policy: &super::policy::Policy, path: &Path) -> Result<Vec<Ar
 
 /// After tables changed: peers are told what they will be sent from now on.
 fn refresh_tables(shared: &Arc<Shared>, path: &Path, runtime: &Handle) {
-    match selected_tables(&shared.policy, path) {
+    let tables = loop {
+        match selected_tables(&shared.policy, path) {
+            // It would not be looked at again before tables change again.
+            Err(error) if error.locked && !shared.stop.is_cancelled() => tracing::warn!("{error}; it is tried again"),
+            tables => break tables,
+        }
+    };
+    match tables {
         Ok(tables) => {
             let changed = shared.tables.send_if_modified(|known| {
                 let changed = *known != tables;

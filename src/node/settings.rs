@@ -101,6 +101,8 @@ pub struct NodeError {
     pub why: String,
     /// What to do.
     pub advice: String,
+    /// The database is locked by somebody else: it may be free a little later.
+    pub locked: bool,
 }
 
 impl NodeError {
@@ -112,6 +114,18 @@ impl NodeError {
         why: impl ToString,
         advice: impl ToString,
     ) -> NodeError {
-        NodeError { code, exit, what: what.to_string(), why: why.to_string(), advice: advice.to_string() }
+        NodeError {
+            code,
+            exit,
+            what: what.to_string(),
+            why: why.to_string(),
+            advice: advice.to_string(),
+            locked: false,
+        }
+    }
+
+    /// The same, with [`NodeError::locked`].
+    pub fn locked(self, locked: bool) -> NodeError {
+        NodeError { locked, ..self }
     }
 }

@@ -119,6 +119,11 @@ impl CaptureError {
         }
     }
 
+    /// Whether somebody else holds a lock.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, CaptureError::Locked { .. })
+    }
+
     /// Whether database and log do not belong together any more, so that an operator must decide.
     pub fn needs_operator(&self) -> bool {
         matches!(self, CaptureError::Restored { .. } | CaptureError::Gap { .. } | CaptureError::OtherLog { .. })

@@ -9,6 +9,7 @@ mod first_hours;
 mod kills;
 mod levels;
 mod links;
+mod locked;
 mod owners;
 mod parents;
 mod parking;
