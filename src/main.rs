@@ -12,10 +12,10 @@ fn main() -> ExitCode {
 }
 
 /// Entries are allocated by one thread and freed by another all the time. With an arena for every thread, as is glibc's
-/// default, a node that catches up would hold three times the memory; so a node starts itself once more with fewer. Where
+/// default, a node that catches up would hold three times the memory; so a node (or a replicator) starts itself once more with fewer. Where
 /// that cannot be done it runs as it is.
 fn bound_arenas() {
-    let long = std::env::args().skip(1).any(|argument| argument == "run" || argument == "demo");
+    let long = std::env::args().skip(1).any(|argument| ["run", "demo", "replicate"].contains(&argument.as_str()));
     if !long || std::env::var_os(ARENAS.0).is_some() {
         return;
     }
@@ -24,6 +24,6 @@ fn bound_arenas() {
         again.args(std::env::args_os().skip(1)).env(ARENAS.0, ARENAS.1);
         // `exec` returns only where it failed.
         let error = again.exec();
-        eprintln!("the node runs with the allocator's defaults: {error}");
+        eprintln!("it runs with the allocator's defaults: {error}");
     }
 }

@@ -10,6 +10,7 @@ use super::{events_diff, events_init, events_load, events_replicate, events_rest
 #[command(before_help = "Examples:
   watershed events init --url postgres://app@localhost/source --role source --create-database
   watershed events replicate -c watershed.toml
+  watershed events replicate -c config.js --dry-run      the file of the original slate replicator
   watershed events load --url postgres://app@localhost/source --count 100000
   watershed events diff postgres://app@localhost/source postgres://app@other/copy
   watershed events restore --from postgres://app@other/copy --to postgres://app@localhost/source")]
@@ -28,6 +29,11 @@ enum Action {
 }
 
 impl Events {
+    /// Whether it goes on until a signal stops it, and tells what it does meanwhile.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.action, Action::Replicate(_))
+    }
+
     pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
         match self.action {
             Action::Init(command) => command.run(global),

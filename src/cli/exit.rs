@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::node::config::{ConfigError, Mistake};
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+use crate::node::events::Refusal;
 use crate::postgres::PgError;
 use crate::view::{EventsError, Trouble};
 
@@ -104,6 +106,18 @@ impl From<EventsError> for ExitError {
             Trouble::Failure => Exit::Failure,
         };
         ExitError::new(error.code, exit, error.what, error.why, error.fix)
+    }
+}
+
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+impl From<Refusal> for ExitError {
+    /// Shows all of them, and ends by the gravest.
+    fn from(refusal: Refusal) -> ExitError {
+        let shown = refusal.to_string();
+        match refusal.gravest() {
+            Some(gravest) => ExitError { shown: Some(shown.into()), ..gravest.clone().into() },
+            None => ExitError::quiet(Exit::Failure),
+        }
     }
 }
 

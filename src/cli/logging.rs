@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
+use indicatif::MultiProgress;
 use serde_json::{Map, Value as Json, json};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -37,6 +39,26 @@ pub(super) fn install(format: LogFormat, verbose: u8, quiet: bool, runs: bool) {
         LogFormat::Json => registry.with(Bunyan::new()).try_init(),
         LogFormat::Human => registry.with(Lines::new(verbose > 0)).try_init(),
     };
+}
+
+/// Bars that stand on the terminal while lines are written above them.
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// From now on lines are written above these bars.
+pub(super) fn above(bars: MultiProgress) {
+    // A second set in one process (tests) is drawn over by lines; nothing else is lost.
+    let _ = BARS.set(bars);
+}
+
+/// Writes a line to stderr. A log that cannot be written has nowhere to say so.
+fn write(line: &str) {
+    let write = || {
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
+    };
+    match BARS.get() {
+        Some(bars) => bars.suspend(write),
+        None => write(),
+    }
 }
 
 /// Lines for people. On a terminal: local time, colours, and `why` and `do` on lines of their own. Elsewhere: one line
@@ -86,8 +108,7 @@ impl<S: Subscriber> Layer<S> for Lines {
             true => jiff::Zoned::now().strftime("%H:%M:%S%.3f").to_string(),
             false => Timestamp::now().to_string(),
         };
-        // A log that cannot be written has nowhere to say so.
-        let _ = writeln!(std::io::stderr().lock(), "{}", self.line(*event.metadata().level(), &time, &message));
+        write(&self.line(*event.metadata().level(), &time, &message));
     }
 }
 
@@ -124,8 +145,7 @@ impl<S: Subscriber> Layer<S> for Bunyan {
         if let Json::Object(fixed) = fixed {
             line.extend(fixed);
         }
-        // A log that cannot be written has nowhere to say so.
-        let _ = writeln!(std::io::stderr().lock(), "{}", Json::Object(line));
+        write(&Json::Object(line).to_string());
     }
 }
 

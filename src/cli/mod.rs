@@ -14,6 +14,7 @@ mod events_init;
 mod events_load;
 mod events_replicate;
 mod events_restore;
+mod events_show;
 mod exit;
 mod filter;
 mod finite;
@@ -170,7 +171,11 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let global = cli.global;
-    let runs = matches!(cli.command, Command::Run(_));
+    let runs = match &cli.command {
+        Command::Run(_) => true,
+        Command::Events(events) => events.runs(),
+        _ => false,
+    };
     logging::install(global.log_format, global.verbose, global.quiet, runs);
     let result = match cli.command {
         Command::Demo(command) => command.run(&global),

@@ -2,11 +2,15 @@
 
 mod access;
 mod entries;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod events;
 mod listener;
 mod metrics;
 mod operate;
 mod server;
 mod waiting;
 
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+pub use events::serve_events;
 pub use server::{ServeError, serve};
 pub use waiting::Waiting;

@@ -105,7 +105,7 @@ async fn peer(State(node): Shared, upgrade: WebSocketUpgrade) -> Response {
     crate::peer::serve_peer(upgrade, node.host(), serving)
 }
 
-async fn not_found(request: Request) -> Response {
+pub(super) async fn not_found(request: Request) -> Response {
     let message = format!("there is no {} {}", request.method(), request.uri().path());
     error(
         StatusCode::NOT_FOUND,
@@ -116,7 +116,7 @@ async fn not_found(request: Request) -> Response {
     )
 }
 
-async fn not_allowed(request: Request) -> Response {
+pub(super) async fn not_allowed(request: Request) -> Response {
     let message = format!("{} is not answered with {}", request.uri().path(), request.method());
     let why = "reading is GET, orders are POST";
     error(StatusCode::METHOD_NOT_ALLOWED, "WS-HTTP-013", &message, why, "see the `allow` header")

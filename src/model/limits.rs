@@ -178,3 +178,19 @@ pub const EVENTS_LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 pub const EVENTS_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between attempts to open a database that is locked when the node starts.
 pub const DATABASE_WAIT: Duration = Duration::from_secs(1);
+/// Ids that are compared at random before events are copied.
+pub const EVENTS_PROBE_IDS: usize = 1_000;
+/// Events that such a comparison reads at once.
+pub const EVENTS_PROBE_CHUNK: usize = 20;
+/// After this many bytes of events it ends.
+pub const EVENTS_PROBE_BYTES_MAX: usize = 16 << 20;
+/// A destination that lacks something for longer than this is not current.
+pub const EVENTS_CURRENT_LAG: Duration = Duration::from_secs(5);
+/// Between two notes of how far the source was when.
+pub const EVENTS_LAG_INTERVAL: Duration = Duration::from_secs(1);
+/// Such notes; when there are more, the lag is measured less finely.
+pub const EVENTS_LAG_SAMPLES: usize = 600;
+/// How long streams that are told to stop may take for the batch that they write.
+pub const EVENTS_DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Between two lines in the log about a destination.
+pub const EVENTS_REPORT_INTERVAL: Duration = Duration::from_secs(60);

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::log::Source;
+use crate::model::LogId;
 use crate::node::config::DatabaseUrl;
 use crate::postgres::PgError;
-use crate::postgres::events::PgEventsTable;
+use crate::postgres::events::{PgEventsOptions, PgEventsSource, PgEventsTable, PgEventsView};
 use crate::sqlite::events::SqliteEventsTable;
-use crate::view::{EventsError, EventsTable};
+use crate::view::{EventIds, EventsError, EventsTable, Trouble, View};
 
 /// A database with an events table. Shown without its password.
 #[derive(Clone)]
@@ -85,6 +87,48 @@ impl Endpoint {
             Endpoint::Postgres(endpoint) => Box::new(PgEventsTable::open(endpoint, connect_timeout).await?),
             Endpoint::Sqlite(path) => Box::new(SqliteEventsTable::open(path).await?),
         })
+    }
+
+    /// Opens it to be read as it grows.
+    ///
+    /// # Errors
+    /// It cannot be reached, or refuses.
+    pub async fn source(&self, ids: EventIds, connect_timeout: Duration) -> Result<Box<dyn Source>, EventsError> {
+        Ok(match self {
+            Endpoint::Postgres(endpoint) => Box::new(PgEventsSource::open(endpoint, ids, connect_timeout).await?),
+            Endpoint::Sqlite(_) => return Err(not_yet(self)),
+        })
+    }
+
+    /// Opens it to be written with what the source of that id has.
+    ///
+    /// # Errors
+    /// It cannot be reached, or refuses.
+    pub async fn view(
+        &self,
+        source: LogId,
+        ids: EventIds,
+        events_per_write_max: u32,
+        connect_timeout: Duration,
+    ) -> Result<Box<dyn View>, EventsError> {
+        let events_per_write_max = events_per_write_max as usize;
+        Ok(match self {
+            Endpoint::Postgres(endpoint) => {
+                let options = PgEventsOptions { ids, events_per_write_max, connect_limit: connect_timeout };
+                Box::new(PgEventsView::open(endpoint, source, options).await?)
+            }
+            Endpoint::Sqlite(_) => return Err(not_yet(self)),
+        })
+    }
+}
+
+fn not_yet(endpoint: &Endpoint) -> EventsError {
+    EventsError {
+        code: "WS-EVENTS-009",
+        trouble: Trouble::Failure,
+        what: format!("{endpoint} cannot be followed"),
+        why: "SQLite is not part of this".into(),
+        fix: "use PostgreSQL".into(),
     }
 }
 

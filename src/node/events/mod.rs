@@ -5,13 +5,17 @@ mod endpoint;
 mod literal;
 mod load;
 mod people;
+mod progress;
 mod replicate;
 mod restore;
 mod settings;
 mod slate;
 mod tokens;
 mod validate;
+mod worker;
 
 pub use endpoint::{Endpoint, NotAnEndpoint, without_password};
 pub use load::{LoadOptions, Loaded, load};
+pub use progress::{DestinationStatus, Overview, Phase, Progress};
+pub use replicate::{Haste, Refusal, Replication};
 pub use settings::Settings;

@@ -30,7 +30,9 @@ const COUNTS: &str = "SELECT count(*), coalesce(max(id), 0) FROM events";
 const FIRST: &str = "SELECT id, ts, event FROM events ORDER BY id LIMIT 1";
 const BY_ID: &str = "SELECT id, ts, event FROM events WHERE id = ?1";
 const OBJECTS: &str = "SELECT DISTINCT name FROM sqlite_schema WHERE (type = 'table' AND name = 'id') \
-    OR (type = 'trigger' AND tbl_name = 'events') ORDER BY name";
+    OR (type = 'trigger' AND tbl_name = 'events' AND (name LIKE 'check_sql_command%' OR name = 'next_id')) ORDER BY name";
+/// What a source has, besides `id`.
+const SOURCE_OBJECTS: [&str; 3] = ["id", "check_sql_command_update", "check_sql_command_delete"];
 /// Whether ids are the rows' own numbers or under a unique index of theirs alone.
 const KEY: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('events') WHERE name = 'id' AND pk = 1) \
     AND NOT EXISTS (SELECT 1 FROM pragma_table_info('events') WHERE pk > 1) \
@@ -107,9 +109,9 @@ impl File {
         let mut statement = conn.prepare(OBJECTS).map_err(&failed)?;
         let names = statement.query_map([], |row| row.get(0)).map_err(&failed)?;
         facts.source_objects = names.collect::<Result<_, _>>().map_err(&failed)?;
-        let has_id = facts.source_objects.iter().any(|name| name == "id");
-        facts.ids = has_id.then_some(EventIds::Table);
-        facts.missing_objects = ["id"].iter().filter(|_| !has_id).map(ToString::to_string).collect();
+        let has = |wanted: &str| facts.source_objects.iter().any(|name| name == wanted);
+        facts.ids = has("id").then_some(EventIds::Table);
+        facts.missing_objects = SOURCE_OBJECTS.iter().filter(|name| !has(name)).map(ToString::to_string).collect();
         Ok(())
     }
 
