@@ -175,6 +175,7 @@ pub const EVENTS_LOAD_BATCH_MAX: u32 = 10_000;
 /// Between two attempts of a loader to connect again.
 pub const EVENTS_LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// How long connecting to an events table may take, where nothing else is configured.
+/// How long connecting to a database with events may take, unless the configuration says otherwise.
 pub const EVENTS_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between attempts to open a database that is locked when the node starts.
 pub const DATABASE_WAIT: Duration = Duration::from_secs(1);

@@ -15,8 +15,8 @@ const EVENTS: &str = "CREATE TABLE events (
   id INTEGER NOT NULL PRIMARY KEY,
   ts TEXT NOT NULL CHECK (ts IN ('infinity', '-infinity')
     OR ts GLOB '[0-9][0-9][0-9][0-9]*-[0-1][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:[0-5][0-9]*+00*'),
-  event TEXT NOT NULL CHECK (json_valid(event)
-    OR length(event) - length(replace(replace(event, '[', ''), '{', '')) > 1000)
+  event TEXT NOT NULL CHECK (typeof(event) = 'text' AND (json_valid(event)
+    OR length(event) - length(replace(replace(event, '[', ''), '{', '')) > 1000))
 );
 ";
 
@@ -35,8 +35,9 @@ fn index(name: &str, path: &str) -> String {
     format!("CREATE INDEX {name} ON events (CASE WHEN json_valid(event) THEN json_extract(event, '{path}') END);\n")
 }
 
-/// What a source refuses. `INSERT OR REPLACE` would remove a row without firing a trigger for it.
-const TRIGGERS: [(&str, &str); 3] = [
+/// What a source refuses. `INSERT OR REPLACE` would remove a row without firing a trigger for it, and an id before the last
+/// one would never be seen by who has read further. (An id that is left out is -1 before the insert.)
+const TRIGGERS: [(&str, &str); 4] = [
     (
         "check_sql_command_update",
         "CREATE TRIGGER check_sql_command_update BEFORE UPDATE ON events
@@ -50,21 +51,23 @@ BEGIN SELECT RAISE(ABORT, 'cannot perform SQL command on events table:  DELETE')
 ",
     ),
     (
-        "check_sql_command_replace",
-        "CREATE TRIGGER check_sql_command_replace BEFORE INSERT ON events
-WHEN EXISTS (SELECT 1 FROM events WHERE id = new.id)
-BEGIN SELECT RAISE(ABORT, 'cannot perform SQL command on events table:  REPLACE'); END;
+        "check_sql_command_insert",
+        "CREATE TRIGGER check_sql_command_insert BEFORE INSERT ON events
+WHEN new.id > 0 AND new.id <= (SELECT max(id) FROM events)
+BEGIN SELECT RAISE(ABORT, 'cannot perform SQL command on events table:  INSERT of an id before the last one'); END;
+",
+    ),
+    // Whoever inserts without asking the table `id` has it right all the same.
+    (
+        "next_id",
+        "CREATE TRIGGER next_id AFTER INSERT ON events
+BEGIN
+  SELECT RAISE(ABORT, 'cannot perform SQL command on events table:  INSERT of an id below 1') WHERE new.id < 1;
+  UPDATE id SET id = new.id + 1 WHERE id <= new.id;
+END;
 ",
     ),
 ];
-
-/// Whoever inserts without asking the table `id` has it right all the same.
-const NEXT_ID: (&str, &str) = (
-    "next_id",
-    "CREATE TRIGGER next_id AFTER INSERT ON events
-BEGIN UPDATE id SET id = new.id + 1 WHERE id <= new.id; END;
-",
-);
 
 /// Makes what is missing of an events table, replaces triggers that have another form, and leaves its rows alone. The
 /// database is in WAL mode afterwards, so that readers and the writer do not wait for each other. Blocks.
@@ -185,7 +188,7 @@ fn plan(conn: &Connection, path: &Path, role: EventsRole) -> Result<Vec<InitObje
         return refuse_source(conn, path).map(|()| objects);
     }
     objects.push(id_table(conn, path)?);
-    for (name, sql) in TRIGGERS.into_iter().chain([NEXT_ID]) {
+    for (name, sql) in TRIGGERS {
         objects.push(match stored(conn, path, "trigger", name)? {
             None => InitObject::by("trigger", name, InitDone::Created, sql),
             Some(found) if found == statement(sql) => InitObject::present("trigger", name),

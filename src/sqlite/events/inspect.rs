@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::compare;
 use super::error::{failed, name, not_an_event, other_columns};
-use crate::model::{EventTime, limits};
+use crate::model::{Event, EventTime, limits};
 use crate::sqlite::connect::{Access, connect};
 use crate::sqlite::identity::FileId;
 use crate::view::{ChunkDigest, EventIds, EventsError, EventsFacts, EventsTable, StoredEvent, Trouble};
@@ -39,8 +39,8 @@ const KEY: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('events') WHER
     OR EXISTS (SELECT 1 FROM pragma_index_list('events') AS l WHERE l.\"unique\" = 1 AND l.partial = 0 AND \
         (SELECT group_concat(name) FROM pragma_index_info(l.name)) = 'id')";
 
-/// The event in a row of `id, ts, event`; the inner error says what it is not.
-pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Result<StoredEvent, String>> {
+/// The event in a row of `id, ts, event`, borrowed; the inner error says what it is not.
+pub(super) fn event_of<'a>(row: &'a Row<'_>) -> rusqlite::Result<Result<Event<'a>, String>> {
     let id: i64 = match row.get_ref(0)?.as_i64() {
         Ok(id) => id,
         Err(_) => return Ok(Err(format!("its id is {:?}", row.get_ref(0)?))),
@@ -48,8 +48,14 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Result<StoredEvent, Stri
     let (Ok(time), Ok(json)) = (row.get_ref(1)?.as_bytes(), row.get_ref(2)?.as_bytes()) else {
         return Ok(Err(format!("id {id}: ts and event are texts")));
     };
-    let event = EventTime::parse(time).map(|time| StoredEvent { id, time, json: json.into() });
+    let event = EventTime::parse(time).map(|time| Event { id, time, json });
     Ok(event.map_err(|error| format!("id {id}: {error}")))
+}
+
+/// The same, owned.
+pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Result<StoredEvent, String>> {
+    let event = event_of(row)?;
+    Ok(event.map(|event| StoredEvent { id: event.id, time: event.time, json: event.json.into() }))
 }
 
 impl File {

@@ -2,12 +2,18 @@
 
 mod compare;
 mod error;
+mod gather;
+mod indexes;
 mod init;
 mod insert;
 mod inspect;
 mod source;
 mod view;
+mod watch;
+mod write;
 
 pub use init::init;
 pub use insert::SqliteEventsInsert;
 pub use inspect::SqliteEventsTable;
+pub use source::SqliteEventsSource;
+pub use view::{SqliteEventsOptions, SqliteEventsView};

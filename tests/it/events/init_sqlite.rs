@@ -66,7 +66,8 @@ fn a_source_is_only_appended_to_and_counts_its_ids() {
     for (sql, operation) in [
         ("UPDATE events SET ts = ts", "UPDATE"),
         ("DELETE FROM events", "DELETE"),
-        ("INSERT OR REPLACE INTO events SELECT 2, ts, '1' FROM events LIMIT 1", "REPLACE"),
+        ("INSERT OR REPLACE INTO events SELECT 2, ts, '1' FROM events LIMIT 1", "INSERT of an id before the last one"),
+        ("INSERT INTO events SELECT -7, ts, '1' FROM events LIMIT 1", "INSERT of an id below 1"),
     ] {
         let refused = conn.execute_batch(sql).expect_err("refused").to_string();
         assert!(refused.contains(&format!("cannot perform SQL command on events table:  {operation}")), "{refused}");
@@ -98,6 +99,7 @@ fn every_event_of_postgresql_has_a_place_and_what_is_no_event_has_none() {
     {
         assert!(insert(ts, event).is_err(), "{ts} {event}");
     }
+    conn.execute("INSERT INTO events (ts, event) VALUES ('infinity', x'31')", []).expect_err("a blob");
     let indexed = "EXPLAIN QUERY PLAN SELECT id FROM events
         WHERE CASE WHEN json_valid(event) THEN json_extract(event, '$.metadata.command') END = 'x'";
     let plan: String = conn.query_row(indexed, [], |row| row.get(3)).expect("a plan");

@@ -8,6 +8,7 @@ mod load;
 mod process;
 mod replicate;
 mod settings;
+mod sqlite;
 mod stream;
 mod tables;
 mod validate;
