@@ -10,8 +10,8 @@ use crate::model::LogId;
 use crate::node::config::DatabaseUrl;
 use crate::postgres::PgError;
 use crate::postgres::events::{PgEventsOptions, PgEventsSource, PgEventsTable, PgEventsView};
-use crate::sqlite::events::SqliteEventsTable;
-use crate::view::{EventIds, EventsError, EventsTable, Trouble, View};
+use crate::sqlite::events::{SqliteEventsOptions, SqliteEventsSource, SqliteEventsTable, SqliteEventsView};
+use crate::view::{EventIds, EventsError, EventsTable, View};
 
 /// A database with an events table. Shown without its password.
 #[derive(Clone)]
@@ -96,7 +96,7 @@ impl Endpoint {
     pub async fn source(&self, ids: EventIds, connect_timeout: Duration) -> Result<Box<dyn Source>, EventsError> {
         Ok(match self {
             Endpoint::Postgres(endpoint) => Box::new(PgEventsSource::open(endpoint, ids, connect_timeout).await?),
-            Endpoint::Sqlite(_) => return Err(not_yet(self)),
+            Endpoint::Sqlite(path) => Box::new(SqliteEventsSource::open(path).await?),
         })
     }
 
@@ -117,18 +117,11 @@ impl Endpoint {
                 let options = PgEventsOptions { ids, events_per_write_max, connect_limit: connect_timeout };
                 Box::new(PgEventsView::open(endpoint, source, options).await?)
             }
-            Endpoint::Sqlite(_) => return Err(not_yet(self)),
+            Endpoint::Sqlite(path) => {
+                let options = SqliteEventsOptions { ids, events_per_write_max };
+                Box::new(SqliteEventsView::open(path, source, options).await?)
+            }
         })
-    }
-}
-
-fn not_yet(endpoint: &Endpoint) -> EventsError {
-    EventsError {
-        code: "WS-EVENTS-009",
-        trouble: Trouble::Failure,
-        what: format!("{endpoint} cannot be followed"),
-        why: "SQLite is not part of this".into(),
-        fix: "use PostgreSQL".into(),
     }
 }
 
