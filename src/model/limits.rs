@@ -195,3 +195,5 @@ pub const EVENTS_LAG_SAMPLES: usize = 600;
 pub const EVENTS_DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Between two lines in the log about a destination.
 pub const EVENTS_REPORT_INTERVAL: Duration = Duration::from_secs(60);
+/// A PostgreSQL server that is not heard of for this long is given up.
+pub const POSTGRES_SILENCE_MAX: Duration = Duration::from_secs(30);

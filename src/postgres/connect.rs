@@ -40,6 +40,14 @@ impl Endpoint {
         if config.get_application_name().is_none() {
             config.application_name("watershed");
         }
+        // The driver, and the system, would wait for hours for a server whose machine is gone.
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(limits::POSTGRES_SILENCE_MAX);
+        }
+        if config.get_keepalives_idle() > limits::POSTGRES_SILENCE_MAX {
+            let every = limits::POSTGRES_SILENCE_MAX / 4;
+            config.keepalives_idle(every).keepalives_interval(every).keepalives_retries(3);
+        }
         Ok(Endpoint { config, shown: shown.to_string() })
     }
 
@@ -107,21 +115,28 @@ impl Endpoint {
     }
 }
 
-/// A URL as people may see it.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "the URL given".into() };
-    // The first `@` ends user and password, whatever stands in them.
-    let (user, rest) = rest.split_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
-    let (rest, parameters) = rest.split_once('?').map_or((rest, None), |(rest, after)| (rest, Some(after)));
-    let rest = match user {
-        Some(user) => format!("{}@{rest}", user.split([':', '/', '?']).next().unwrap_or_default()),
-        None => rest.to_string(),
-    };
-    let is_open = |parameter: &&str| !parameter.to_ascii_lowercase().starts_with("password");
-    let parameters: Vec<&str> = parameters.unwrap_or_default().split('&').filter(is_open).collect();
-    match parameters.join("&").as_str() {
-        "" => format!("{scheme}://{rest}"),
-        parameters => format!("{scheme}://{rest}?{parameters}"),
+/// Where user and password stand in a URL: between the scheme and the last `@` before path and query.
+pub(crate) fn user_info(url: &str) -> Option<(usize, usize)> {
+    let start = url.find("://")? + 3;
+    // A password may have a `/` in it that should have been encoded: better too much is hidden than too little.
+    let end = url.find('?').unwrap_or(url.len());
+    let at = url.get(start..end)?.rfind('@')?;
+    Some((start, start + at))
+}
+
+/// The URL as people may see it.
+pub fn without_password(url: &str) -> String {
+    let mut shown = url.to_string();
+    if let Some((start, at)) = user_info(url)
+        && let Some(colon) = url[start..at].find(':')
+    {
+        shown.replace_range(start + colon..at, "");
+    }
+    let Some((before, query)) = shown.split_once('?') else { return shown };
+    let kept: Vec<&str> = query.split('&').filter(|part| !part.to_lowercase().contains("password")).collect();
+    match kept.is_empty() {
+        true => before.to_string(),
+        false => format!("{before}?{}", kept.join("&")),
     }
 }
 

@@ -4,5 +4,6 @@ mod connect;
 mod error;
 pub mod events;
 
-pub use connect::{Endpoint, Session};
+pub(crate) use connect::user_info;
+pub use connect::{Endpoint, Session, without_password};
 pub use error::PgError;

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::passfile;
 use crate::log::Source;
 use crate::model::LogId;
 use crate::node::config::DatabaseUrl;
-use crate::postgres::PgError;
 use crate::postgres::events::{PgEventsOptions, PgEventsSource, PgEventsTable, PgEventsView};
+use crate::postgres::{PgError, user_info, without_password};
 use crate::sqlite::events::{SqliteEventsOptions, SqliteEventsSource, SqliteEventsTable, SqliteEventsView};
 use crate::view::{EventIds, EventsError, EventsTable, View};
 
@@ -52,8 +53,8 @@ impl FromStr for Endpoint {
 }
 
 impl Endpoint {
-    /// The database of a URL. What a PostgreSQL URL does not say of user and password is taken from `PGUSER` and
-    /// `PGPASSWORD`, as PostgreSQL's own programs do.
+    /// The database of a URL. What a PostgreSQL URL does not say of user and password is taken from `PGUSER`,
+    /// `PGPASSWORD` and the password file, as by PostgreSQL's own programs.
     ///
     /// # Errors
     /// The URL cannot be read.
@@ -63,8 +64,14 @@ impl Endpoint {
             DatabaseUrl::Postgres(url) => {
                 let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
                 let full = completed(url, environment("PGUSER").as_deref(), environment("PGPASSWORD").as_deref());
-                crate::postgres::Endpoint::new(&full, &without_password(url))
-                    .map(|endpoint| Endpoint::Postgres(Box::new(endpoint)))
+                let shown = without_password(url);
+                let mut endpoint = crate::postgres::Endpoint::new(&full, &shown)?;
+                if endpoint.config().get_password().is_none()
+                    && let Some(password) = passfile::password(endpoint.config())
+                {
+                    endpoint = crate::postgres::Endpoint::new(&completed(&full, None, Some(&password)), &shown)?;
+                }
+                Ok(Endpoint::Postgres(Box::new(endpoint)))
             }
         }
     }
@@ -145,31 +152,6 @@ fn place(config: &tokio_postgres::Config) -> (Vec<(String, u16)>, Option<String>
     let mut hosts: Vec<_> = config.get_hosts().iter().enumerate().map(host).collect();
     hosts.sort();
     (hosts, config.get_dbname().or(config.get_user()).map(str::to_string))
-}
-
-/// Where user and password stand in a URL: between the scheme and the last `@` before path and query.
-fn user_info(url: &str) -> Option<(usize, usize)> {
-    let start = url.find("://")? + 3;
-    // A password may have a `/` in it that should have been encoded: better too much is hidden than too little.
-    let end = url.find('?').unwrap_or(url.len());
-    let at = url.get(start..end)?.rfind('@')?;
-    Some((start, start + at))
-}
-
-/// The URL as people may see it.
-pub fn without_password(url: &str) -> String {
-    let mut shown = url.to_string();
-    if let Some((start, at)) = user_info(url)
-        && let Some(colon) = url[start..at].find(':')
-    {
-        shown.replace_range(start + colon..at, "");
-    }
-    let Some((before, query)) = shown.split_once('?') else { return shown };
-    let kept: Vec<&str> = query.split('&').filter(|part| !part.to_lowercase().contains("password")).collect();
-    match kept.is_empty() {
-        true => before.to_string(),
-        false => format!("{before}?{}", kept.join("&")),
-    }
 }
 
 /// The URL with a user and a password where it has none.

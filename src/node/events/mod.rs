@@ -4,6 +4,7 @@ mod compare;
 mod endpoint;
 mod literal;
 mod load;
+mod passfile;
 mod people;
 mod progress;
 mod replicate;
@@ -14,7 +15,7 @@ mod tokens;
 mod validate;
 mod worker;
 
-pub use endpoint::{Endpoint, NotAnEndpoint, without_password};
+pub use endpoint::{Endpoint, NotAnEndpoint};
 pub use load::{LoadOptions, Loaded, load};
 pub use progress::{DestinationStatus, Overview, Phase, Progress};
 pub use replicate::{Haste, Refusal, Replication};

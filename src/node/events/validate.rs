@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::limits;
+use crate::model::{limits, same_json};
 use crate::view::{EventIds, EventsError, EventsFacts, EventsTable, StoredEvent, Trouble};
 
 /// Characters of an event that an error shows.
@@ -108,13 +108,7 @@ fn shown(event: &StoredEvent) -> String {
 
 /// Whether two events are one. Databases write the same JSON differently.
 fn same(one: &StoredEvent, other: &StoredEvent) -> bool {
-    let read = |event: &StoredEvent| serde_json::from_slice::<serde_json::Value>(&event.json);
-    let same_json = || match (read(one), read(other)) {
-        (Ok(one), Ok(other)) => one == other,
-        // Nested too deeply to be read here: told by `events diff`.
-        _ => true,
-    };
-    one.id == other.id && one.time == other.time && (one.json == other.json || same_json())
+    one.id == other.id && one.time == other.time && same_json(&one.json, &other.json)
 }
 
 /// Which databases are named twice, by what they are. Names must be in the order of the configuration, the source first.

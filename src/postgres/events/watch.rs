@@ -105,7 +105,11 @@ impl Look {
     /// Looks at the table; whether there are events that wait for older transactions to end.
     async fn once(&mut self) -> Result<bool, PgError> {
         let failed = |e| self.session.endpoint().failed("looking for events", e);
-        let row = self.session.client.query_one(&self.statement, &[]).await.map_err(failed)?;
+        let limit = limits::POSTGRES_SILENCE_MAX;
+        let row = tokio::time::timeout(limit, self.session.client.query_one(&self.statement, &[])).await;
+        // It reads one end of an index. A stream that waits for a server that has stopped would look current.
+        let silent = |_| self.session.endpoint().unexpected("looking for events", format!("no answer for {limit:?}"));
+        let row = row.map_err(silent)?.map_err(failed)?;
         let position = match self.ids {
             EventIds::Table => row.try_get::<_, i64>(0).map_err(failed)?.max(0) as u64,
             EventIds::Sequence => row.try_get::<_, Option<Xid>>(0).map_err(failed)?.map_or(0, |xid| xid.0),

@@ -37,6 +37,8 @@ impl Site {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_watershed"));
         command.current_dir(self.folder.path()).stdin(Stdio::null()).env_remove("WATERSHED_LOG");
+        // What this machine knows of passwords is no part of a test.
+        command.env_remove("PGUSER").env_remove("PGPASSWORD").env("PGPASSFILE", self.folder.path().join("pgpass"));
         command.args(["events", "replicate", "-c"]).arg(&self.config).args(arguments);
         command
     }
@@ -46,18 +48,19 @@ impl Site {
         self.command(arguments).output().expect("the binary starts")
     }
 
-    /// Starts it.
+    /// Starts it; its stdout goes to the file `stdout` of the folder.
     pub fn start(&self, arguments: &[&str]) -> Running {
         let mut command = self.command(arguments);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let stdout = std::fs::File::create(self.folder.path().join("stdout")).expect("a file");
+        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let said = Arc::new(Mutex::new(String::new()));
         let (lines, heard) = (BufReader::new(child.stderr.take().expect("stderr is piped")), Arc::clone(&said));
-        std::thread::spawn(move || {
+        let hearing = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 heard.lock().expect("nobody panics").push_str(&(line + "\n"));
             }
         });
-        Running { child, said }
+        Running { child, said, hearing: Some(hearing) }
     }
 }
 
@@ -65,6 +68,7 @@ impl Site {
 pub struct Running {
     child: Child,
     said: Arc<Mutex<String>>,
+    hearing: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Running {
@@ -98,6 +102,9 @@ impl Running {
                 .expect("it is a child")
                 .ok_or_else(|| self.said.lock().expect("nobody panics").clone())
         });
+        if let Some(hearing) = self.hearing.take() {
+            hearing.join().expect("it hears all");
+        }
         code.code().unwrap_or_else(|| panic!("killed: {}", self.said()))
     }
 

@@ -166,3 +166,26 @@ fn a_source_that_was_restored_behind_its_copy_stops_the_stream() {
     assert!(running.said().contains("error[WS-EVENTS-039]"), "{}", running.said());
     assert_eq!(cluster.sql(&to, "select count(*) from events"), "100\n");
 }
+
+#[test]
+fn what_it_does_can_be_read_by_programs() {
+    let cluster = cluster();
+    let (from, to) = (source(&cluster), destination(&cluster));
+    append(&cluster, &from, 1..=50);
+    let site = Site::new(&from, &[&to]);
+    let mut running = site.start(&["--json", "--log-format", "json", "-v"]);
+    running.says("is current, at 50");
+    running.signal("-INT");
+    assert_eq!(running.ends(), 0);
+    let log: Vec<serde_json::Value> =
+        running.said().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
+    assert!(
+        log.iter().all(|line| line["v"] == 0 && line["name"] == "watershed" && line["level"].is_number()),
+        "{log:?}"
+    );
+    let batch = log.iter().find(|line| line["msg"].as_str().is_some_and(|text| text.contains("50 events up to 50")));
+    assert_eq!(batch.expect("a line per batch")["level"], 20);
+    let out = std::fs::read_to_string(site.folder.path().join("stdout")).expect("written");
+    let last: serde_json::Value = serde_json::from_str(out.lines().last().expect("lines")).expect("JSON");
+    assert_eq!((&last["schema"], &last["destinations"][0]["position"]), (&1.into(), &50.into()), "{out}");
+}

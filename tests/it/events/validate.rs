@@ -127,6 +127,15 @@ fn users_who_may_not_are_refused_with_3() {
         Err(_) => Ok(()),
     });
     refused(&cluster, &from, &[&wrong], "WS-PG-003", 3);
+    // The password file has the right one.
+    let site = Site::new(&from, &[&strict_to.replace("postgres@", "locked@")]);
+    let passfile = site.folder.path().join("pgpass");
+    std::fs::write(&passfile, "*:*:*:locked:secret\n").expect("written");
+    for (mode, code) in [(0o644, "WS-PG-"), (0o600, "WS-PG-005")] {
+        std::fs::set_permissions(&passfile, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("changed");
+        let said = String::from_utf8_lossy(&site.output(&["--dry-run"]).stderr).into_owned();
+        assert!(said.contains(code) && said.contains("chmod 0600") == (mode == 0o644), "{said}");
+    }
 }
 
 #[test]
