@@ -21,6 +21,9 @@ pub struct Known {
     pub role: String,
     /// What it has acknowledged of our log (a position).
     pub acknowledged: u64,
+    /// Up to there it has been sent nothing of our log: what it copies contains it.
+    #[serde(default)]
+    pub start: u64,
     /// Drawn whenever it starts anew on our log: it copies everything afresh. Never counted, because a book that was lost
     /// or a peer that was dropped would make a number come again.
     pub generation: u64,
@@ -117,6 +120,7 @@ impl Book {
             log: log.to_string(),
             role: theirs.into(),
             acknowledged: 0,
+            start: 0,
             generation,
             paused: false,
             moved: false,
@@ -132,7 +136,7 @@ impl Book {
         let mut peers = self.peers();
         if let Some(known) = peers.get_mut(name) {
             known.generation = rand::random();
-            known.acknowledged = from.0;
+            (known.acknowledged, known.start) = (from.0, from.0);
         }
         self.save(&peers)
     }

@@ -10,7 +10,9 @@ use tokio::time::{Instant, timeout};
 use super::database::{Command, Database, Finished, Guard};
 use super::shared::{CopyWait, Link, PeerCopy, Shared};
 use crate::log::{Append, Draft};
-use crate::model::{Change, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp, encode_changes, limits};
+use crate::model::{
+    Change, Cursor, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp, encode_changes, limits,
+};
 use crate::peer::{Control, CopyMessage, LinkHandle, Offer, Role};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, ViewError};
 
@@ -78,12 +80,14 @@ async fn wanted(shared: &Arc<Shared>, absent: &mut Absent) -> Option<Wanted> {
             .collect()
     };
     let lanes = database.state.borrow().lanes.clone();
-    let withdrawn = |table: &TableName, from: LinkId| {
-        let offers = links.iter().find(|(link, ..)| *link == from).map(|(.., offers)| offers);
-        offers.is_some_and(|offers| offers.iter().all(|offer| offer.table.name != *table))
-    };
-    release_forgotten(shared, &lanes, withdrawn).await;
     absent.look(&lanes, |peer| links.iter().any(|(link, ..)| *link == peer));
+    let offers = |table: &TableName, offers: &[Offer]| offers.iter().any(|offer| offer.table.name == *table);
+    let given_up = |table: &TableName, from: LinkId, begun: bool| match links.iter().find(|(link, ..)| *link == from) {
+        Some((.., offered)) => !offers(table, offered),
+        // What others have of the table does not wait for a peer that is away.
+        None => absent.gives_way(from, begun) && links.iter().any(|(.., offered)| offers(table, offered)),
+    };
+    release_forgotten(shared, &lanes, given_up).await;
     shared.copy_owned_again().await;
     for (link, role, peer, handle, offers) in links {
         let followed = database.ask(|reply| Command::Followed(link, reply)).await.ok()?;
@@ -100,8 +104,6 @@ async fn wanted(shared: &Arc<Shared>, absent: &mut Absent) -> Option<Wanted> {
             let begun = match lanes.iter().find(|lane| lane.table == *table).map(|lane| &lane.state) {
                 None => None,
                 Some(LaneState::Copying { from, done, .. }) if *from == link => Some(done.clone()),
-                // Its peer is away: what others have of the table does not wait for it.
-                Some(LaneState::Copying { from, done, .. }) if absent.gives_way(*from, done.is_some()) => None,
                 // It failed before it was ever copied under this offer, as a table that is not there yet: the copy
                 // supersedes what it failed at.
                 Some(LaneState::Parked { before: None, .. }) => None,
@@ -139,14 +141,14 @@ impl Absent {
     }
 }
 
-/// Lanes that wait for a peer which an operator has dropped, or which has withdrawn the table, wait no longer: a copy from
-/// it is given up, and what it was still to send will never come.
-async fn release_forgotten(shared: &Shared, lanes: &[Lane], withdrawn: impl Fn(&TableName, LinkId) -> bool) {
+/// Lanes that wait for a peer which an operator has dropped, which has withdrawn the table, or which is away while others
+/// have it, wait no longer: a copy from it is given up, and the table goes on with what came.
+async fn release_forgotten(shared: &Shared, lanes: &[Lane], given_up: impl Fn(&TableName, LinkId, bool) -> bool) {
     let Some(database) = &shared.database else { return };
     for lane in lanes {
         let replacement = match &lane.state {
-            LaneState::Copying { from, .. }
-                if shared.book.name_of(from.0).is_none() || withdrawn(&lane.table, *from) =>
+            LaneState::Copying { from, done, .. }
+                if shared.book.name_of(from.0).is_none() || given_up(&lane.table, *from, done.is_some()) =>
             {
                 Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
             }
@@ -185,9 +187,27 @@ fn guard(shared: &Arc<Shared>, link: LinkId) -> Guard {
     })
 }
 
+/// Waits until everything that is in the log now is applied; false when the link or the node ends before.
+///
+/// Of two nodes that copy a table from each other, the one that begins later then has at the start of its lane whatever the
+/// other had received of it before, and can serve it: so one of the two always goes on.
+async fn caught_up(shared: &Shared, link: &LinkHandle) -> bool {
+    let Some(database) = &shared.database else { return false };
+    let tail = *shared.log.tail().borrow();
+    let mut state = database.state.subscribe();
+    tokio::select! {
+        _ = shared.stop.cancelled() => false,
+        () = link.closed() => false,
+        reached = state.wait_for(|state| state.applied.is_some_and(|applied| applied.position >= tail)) => reached.is_ok(),
+    }
+}
+
 /// Puts the table in its lane; false when that cannot be done now.
 async fn begin(shared: &Shared, database: &Database, wanted: &Wanted, scope: &CopyScope) -> bool {
     let table = &wanted.offer.table.name;
+    if !caught_up(shared, &wanted.handle).await {
+        return false;
+    }
     let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
     if let Err(error) = begun {
         waits(shared, table, format!("the copy cannot begin: {error}"));
@@ -212,10 +232,15 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
     while chunks.try_recv().is_ok() {}
     let asked = database.ask(|reply| Command::Announcements(wanted.link, table.clone(), reply)).await;
     let Ok(announcements) = asked else { return };
+    let Some(LaneState::Copying { received: at_least, .. }) = database.lane(&table).map(|lane| lane.state) else {
+        return;
+    };
+    // What has been received since comes out of the log again, after the copy.
+    let received = shared.received(wanted.link);
+    let received = received.map(|cursor| Cursor { position: at_least.min(cursor.position), ..cursor });
     let (mut after, mut rows_done, started) = (wanted.begun.clone().flatten(), 0_u64, Instant::now());
     let mut told = started;
     loop {
-        let received = shared.received(wanted.link);
         let request = CopyMessage::Request { table: table.clone(), after: after.clone(), received };
         if !wanted.handle.send(Control::Copy(request)).await {
             return;
@@ -262,7 +287,8 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
 /// The copy starts over. The lane stays where it is: what the main cursor has passed over since is replayed from there.
 async fn begin_again(database: &Database, table: &TableName, from: LinkId) {
     let Some(lane) = database.lane(table) else { return };
-    let lane = Some(Lane { state: LaneState::Copying { from, done: None, rows: 0 }, ..lane });
+    let LaneState::Copying { received, .. } = lane.state else { return };
+    let lane = Some(Lane { state: LaneState::Copying { from, done: None, rows: 0, received }, ..lane });
     if let Err(error) = database.ask(|reply| Command::SetLane(table.clone(), lane, reply)).await {
         tracing::warn!(%table, "{error}");
     }

@@ -370,8 +370,8 @@ impl Applying {
         self.view.set_followed(link, table, None).await?;
         let lane = self.view.lanes().into_iter().find(|lane| lane.table == *table);
         match lane {
-            Some(Lane { after, state: LaneState::Copying { from, .. }, .. }) if from == link => {
-                let state = LaneState::Copying { from, done: None, rows: 0 };
+            Some(Lane { after, state: LaneState::Copying { from, received, .. }, .. }) if from == link => {
+                let state = LaneState::Copying { from, done: None, rows: 0, received };
                 self.view.set_lane(table, Some(Lane { table: table.clone(), after, state })).await
             }
             _ => Ok(()),
@@ -406,7 +406,9 @@ impl Applying {
             .map_or(main, |lane| lane.after.min(main));
         // A copy that has ended in the meantime has noted that the table follows: the lane would wait for ever.
         self.view.set_followed(from, &table, None).await?;
-        let lane = Lane { table: table.clone(), after, state: LaneState::Copying { from, done: None, rows: 0 } };
+        let received = self.shared.received(from).map(|cursor| cursor.position).unwrap_or_default();
+        let state = LaneState::Copying { from, done: None, rows: 0, received };
+        let lane = Lane { table: table.clone(), after, state };
         self.view.set_lane(&table, Some(lane)).await
     }
 

@@ -7,11 +7,11 @@ use crate::model::{LinkId, Position, TableName};
 use crate::view::{Lane, LaneState, ViewError};
 
 impl Applying {
-    /// Goes on with what the log still has, and has every table that a peer sends copied afresh. Tables that only this
+    /// Goes on at the log's tail, and has every table that a peer sends copied afresh. Tables that only this
     /// database writes lack nothing. In one commit: after a crash it is done again, or is done.
     pub(super) async fn fall_out(&mut self, oldest: Position) -> Result<(), ViewError> {
         let applied = self.view.cursor().await?.map_or(Position::ZERO, |cursor| cursor.position);
-        let cursor = self.shared.log.cursor_at(Position(oldest.0.saturating_sub(1)));
+        let cursor = self.shared.log.cursor_at(*self.shared.log.tail().borrow());
         let mut senders: BTreeMap<TableName, LinkId> = BTreeMap::new();
         for (_, known) in self.shared.book.all() {
             let link = LinkId(known.log());
@@ -35,10 +35,11 @@ impl Applying {
             }
             false
         });
+        let received = |from| self.shared.received(from).map(|cursor| cursor.position).unwrap_or_default();
         let copies = senders.iter().map(|(table, from)| Lane {
             table: table.clone(),
             after: cursor.position,
-            state: LaneState::Copying { from: *from, done: None, rows: 0 },
+            state: LaneState::Copying { from: *from, done: None, rows: 0, received: received(*from) },
         });
         lanes.extend(copies);
         self.view.reset(Some(cursor), lanes).await?;

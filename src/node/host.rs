@@ -277,7 +277,6 @@ impl Host for NodeHost {
             below: peer.below.clone(),
             sieve: sieve.clone(),
             since: Timestamp::now(),
-            start: start.position,
             acknowledged: known.then_some(start),
             lag: None,
             delivered: Instant::now(),

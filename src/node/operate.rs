@@ -160,9 +160,20 @@ impl Node {
             }
             return Ok(format!("everybody who follows table {table} from here copies it afresh"));
         }
-        let away = !self.shared.links().contains_key(&peers[0].0);
-        if away || database.lane(&table).is_some() {
-            database.ask(|reply| Command::BeginCopy(table.clone(), peers[0].0, reply)).await?;
+        let from = peers[0].0;
+        let away = !self.shared.links().contains_key(&from);
+        match database.lane(&table) {
+            None if !away => {}
+            None => database.ask(|reply| Command::BeginCopy(table.clone(), from, reply)).await?,
+            Some(Lane { state: LaneState::Parked { .. }, .. }) => {
+                database.ask(|reply| Command::BeginCopy(table.clone(), from, reply)).await?;
+            }
+            // First what it has missed, so that the copy begins where the other tables are.
+            Some(lane @ Lane { state: LaneState::Paused, .. }) => {
+                database.ask(|reply| Command::SetLane(table.clone(), Some(lane.resumed()), reply)).await?;
+            }
+            // It begins again, or once it has been replayed.
+            Some(_) => {}
         }
         self.shared.copy_wake.notify_one();
         let names: Vec<_> = peers.into_iter().map(|(_, name)| name).collect();

@@ -72,21 +72,22 @@ async fn answer(
     after: Option<Row>,
     received: Option<Cursor>,
 ) -> Option<(LinkHandle, Served)> {
-    let (handle, sieve, role, peer, start) = {
+    let (handle, sieve, role, peer) = {
         let links = shared.links();
         let link = links.get(&link)?;
-        (link.handle.clone(), link.sieve.clone(), link.role, link.node.name.clone(), link.start)
+        (link.handle.clone(), link.sieve.clone(), link.role, link.node.name.clone())
     };
     let served: Served = async {
         let database = shared.database.as_ref().ok_or("it has no database")?;
+        let lane = database.lane(&table);
         // What is on its way from the asking peer itself does not concern it: it never gets its own rows back. Without
         // this, two nodes that copy a table from each other would wait for ever.
-        let lane = database.lane(&table).filter(|lane| match &lane.state {
+        let other = lane.as_ref().filter(|lane| match &lane.state {
             LaneState::Copying { from, .. } => *from != link,
             LaneState::Replaying { settled } => settled.is_none_or(|(from, _)| from != link),
             LaneState::Parked { .. } | LaneState::Paused => true,
         });
-        if let Some(lane) = lane {
+        if let Some(lane) = other {
             return Err(format!("the table is not whole there: it {}", doing(&lane.state)).into());
         }
         let host = super::host::NodeHost(shared.clone());
@@ -96,7 +97,17 @@ async fn answer(
         // A chunk must contain everything that the receiver has had of our log, applied here too.
         // Where it began to receive (it was new, or had fallen out) counts as much as what it has received since.
         let received = received.filter(|cursor| cursor.log == shared.log.id()).map(|cursor| cursor.position);
-        wait_applied(shared, received.unwrap_or_default().max(start)).await?;
+        let start = Position(shared.book.get(&peer).map_or(0, |known| known.start));
+        let needed = received.unwrap_or_default().max(start);
+        match lane {
+            // The main cursor passes over the table: what came from others since the lane began is not in it yet.
+            Some(lane) if lane.after < needed => {
+                let (after, doing) = (lane.after, doing(&lane.state));
+                let why = format!("the table is not whole there: it {doing}, and stands at {after} of {needed}");
+                return Err(why.into());
+            }
+            _ => wait_applied(shared, needed).await?,
+        }
         let reader = match readers.remove(&table) {
             Some(reader) => reader,
             None => Reader::open(&database.path).map_err(|error| error.to_string())?,

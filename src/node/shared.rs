@@ -38,8 +38,6 @@ pub struct Link {
     pub sieve: Arc<Sieve>,
     /// Since when.
     pub since: Timestamp,
-    /// After this position of our log it is sent everything; what is before, it has or copies.
-    pub start: Position,
     /// What it has durably received of our log.
     pub acknowledged: Option<Cursor>,
     /// Our last heartbeat took this long to be durable there, everything before it included.

@@ -50,6 +50,9 @@ pub enum LaneState {
         done: Option<Row>,
         /// Rows that have arrived.
         rows: u64,
+        /// What had been received of the peer's log when the lane began: what is applied up to `after` contains no more of
+        /// it, so no chunk may contain less.
+        received: Position,
     },
     /// All chunks are here; the log is replayed into the table, and the lane joins main when it reaches the main cursor
     /// and everything that the chunks may contain has been received, that is when the position received from `from`

@@ -22,7 +22,7 @@ impl Applier {
     ) -> Result<(), ViewError> {
         let name = &chunk.table.name;
         let lane = self.lanes.get(name).cloned();
-        let Some(Lane { after, state: LaneState::Copying { from, done, rows }, .. }) = lane else {
+        let Some(Lane { after, state: LaneState::Copying { from, done, rows, received }, .. }) = lane else {
             return Err(ViewError::Failed(format!("{name} is not being copied: {:?}", lane.map(|lane| lane.state))));
         };
         if done != chunk.after {
@@ -37,6 +37,7 @@ impl Applier {
             from,
             done: chunk.upto.clone().or(last).or(done),
             rows: rows.saturating_add(chunk.rows.len() as u64),
+            received,
         };
         self.put_lane(Lane { table: name.clone(), after, state })
     }

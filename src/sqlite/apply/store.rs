@@ -85,18 +85,27 @@ pub(super) fn lanes(conn: &Connection) -> Result<BTreeMap<TableName, Lane>> {
         let position = row.get::<_, Option<i64>>(6)?.map(i64::cast_unsigned);
         let done: Option<Vec<u8>> = row.get(4)?;
         let state: String = row.get(2)?;
+        // A copying lane's received position stands behind the word: `position` is taken when it is parked.
+        let (state, received) = match state.rsplit_once(' ') {
+            Some((word, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let number = number.parse().map_err(|_| unreadable(2, "watershed_lane: not a position"))?;
+                (word.to_owned(), Position(number))
+            }
+            _ => (state, Position::ZERO),
+        };
         let state = match (state.as_str(), peer) {
             ("copying", Some(from)) => LaneState::Copying {
                 from,
                 done: done.and_then(key_row),
                 rows: row.get::<_, Option<i64>>(5)?.map_or(0, i64::cast_unsigned),
+                received,
             },
             ("replaying", peer) => LaneState::Replaying { settled: peer.zip(position.map(Position)) },
             ("parked" | "parked copying" | "parked replaying", peer) => {
                 let rows = row.get::<_, Option<i64>>(5)?.map_or(0, i64::cast_unsigned);
                 let before = match (state.as_str(), peer) {
                     ("parked copying", Some(from)) => {
-                        Some(LaneState::Copying { from, done: done.and_then(key_row), rows })
+                        Some(LaneState::Copying { from, done: done.and_then(key_row), rows, received })
                     }
                     ("parked replaying", Some(from)) => {
                         Some(LaneState::Replaying { settled: Some((from, Position(rows))) })
@@ -124,31 +133,31 @@ pub(super) fn put_lane(conn: &Connection, lane: &Lane) -> Result<()> {
     let mut peer = None;
     let (mut done, mut count, mut position, mut error, mut since) = (None, None, None, None, None);
     let state = match &lane.state {
-        LaneState::Copying { from, done: key, rows } => {
+        LaneState::Copying { from, done: key, rows, received } => {
             (peer, done, count) = (Some(peer_text(*from)), key.as_ref().map(key_bytes), Some(rows.cast_signed()));
-            "copying"
+            format!("copying {received}")
         }
         LaneState::Replaying { settled } => {
             (peer, position) = (settled.map(|s| peer_text(s.0)), settled.map(|s| s.1.0.cast_signed()));
-            "replaying"
+            "replaying".to_owned()
         }
         LaneState::Parked { position: at, error: why, since: when, before } => {
             (position, error, since) = (Some(at.0.cast_signed()), Some(why.as_str()), Some(when.0));
             match before.as_deref() {
-                Some(LaneState::Copying { from, done: key, rows }) => {
+                Some(LaneState::Copying { from, done: key, rows, received }) => {
                     (peer, done, count) =
                         (Some(peer_text(*from)), key.as_ref().map(key_bytes), Some(rows.cast_signed()));
-                    "parked copying"
+                    format!("parked copying {received}")
                 }
                 // `position` is taken, so the settled position stands where copies count their rows.
                 Some(LaneState::Replaying { settled: Some((from, settled)) }) => {
                     (peer, count) = (Some(peer_text(*from)), Some(settled.0.cast_signed()));
-                    "parked replaying"
+                    "parked replaying".to_owned()
                 }
-                _ => "parked",
+                _ => "parked".to_owned(),
             }
         }
-        LaneState::Paused => "paused",
+        LaneState::Paused => "paused".to_owned(),
     };
     conn.prepare_cached("INSERT OR REPLACE INTO watershed_lane VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
         params![

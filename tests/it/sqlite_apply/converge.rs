@@ -163,7 +163,7 @@ fn converges(stale: Vec<(i64, i64)>, before: Vec<Step>, steps: Vec<Step>) -> Res
     let applied = source.log.tail().0;
     run(receiver.view.apply(&source.log.batch_of(Vec::new(), applied)))?;
     receiver.applied = applied;
-    let state = LaneState::Copying { from: PEER, done: None, rows: 0 };
+    let state = LaneState::Copying { from: PEER, done: None, rows: 0, received: Position::ZERO };
     let lane = Lane { table: table.name.clone(), after: Position(applied), state };
     run(receiver.view.set_lane(&table.name, Some(lane)))?;
     for step in &steps {
@@ -218,7 +218,7 @@ fn a_copy_never_touches_rows_that_the_receiver_owns() {
         let name = "items".parse().expect("a name");
         let read = Reader::open(&source.path).expect("opens").read_chunk(&name, None, 10, 1000).expect("reads");
         assert_eq!((read.upto.as_ref(), read.left_estimate, read.cursor), (None, 0, None));
-        let state = LaneState::Copying { from: PEER, done: None, rows: 0 };
+        let state = LaneState::Copying { from: PEER, done: None, rows: 0, received: Position::ZERO };
         run(view.set_lane(&name, Some(Lane { table: name.clone(), after: Position(0), state }))).expect("sets");
         let chunk = CopyChunk { table: read.def, after: None, upto: None, rows: read.rows };
         let mine = |_: &TableDef, row: &Row| row[0] == int(1) || row[0] == int(3);

@@ -87,6 +87,31 @@ fn rows_of_a_node_that_lives_elsewhere_by_now_are_copied_from_there() {
     assert!(north.sql(ORDERS).contains("4|n1|from elsewhere"));
 }
 
+#[test]
+fn two_nodes_that_copy_a_table_from_each_other_keep_what_a_third_writes_meanwhile() {
+    let ground = Ground::new();
+    let [hq, north, n1] = tree(&ground);
+    hq.sql(
+        "with recursive n(i) as (values (1000) union all select i + 1 from n where i < 12000)
+         insert into orders select i, 'hq', 'one of many' from n",
+    );
+    let count = "select count(*), sum(id) from orders";
+    wait_equal(count, &[&hq, &north]);
+    for id in 10..13 {
+        north.does(&["source", "resync", "orders", "--yes"]);
+        wait("it is copied from hq", || north.source("orders")["rows"].as_u64() > Some(100));
+        n1.sql(&format!("insert into orders values ({id}, 'n1', 'meanwhile')"));
+        // It waits in north's lane, and hq has it already.
+        wait("hq has it", || hq.sql(&format!("select count(*) from orders where id = {id}")) == "1\n");
+        hq.does(&["source", "resync", "orders", "--yes"]);
+        for site in [&north, &hq] {
+            site.wait_source("orders", "live");
+        }
+        wait_equal(count, &[&hq, &north]);
+    }
+    assert_eq!(hq.sql("select count(*) from orders where site = 'n1'"), "4\n");
+}
+
 /// `orders` is copied afresh until it is what it should be: what is known of other nodes comes with heartbeats.
 fn heals(site: &Site, sites: &[&Site]) {
     let started = Instant::now();
