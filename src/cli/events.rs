@@ -24,7 +24,7 @@ enum Action {
     Init(events_init::Init),
     Replicate(events_replicate::Replicate),
     Load(Box<events_load::Load>),
-    Diff(events_diff::Diff),
+    Diff(Box<events_diff::Diff>),
     Restore(events_restore::Restore),
 }
 

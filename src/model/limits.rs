@@ -197,3 +197,21 @@ pub const EVENTS_DRAIN_MAX: Duration = Duration::from_secs(10);
 pub const EVENTS_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// A PostgreSQL server that is not heard of for this long is given up.
 pub const POSTGRES_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// What reading a range of events returns at most, one event aside.
+pub const EVENTS_RANGE_BYTES: usize = 8 << 20;
+/// Rows that reading a range of events asks for first, before it knows how large they are.
+pub const EVENTS_RANGE_ROWS_FIRST: usize = 8;
+/// Rows that a comparison of events reads at once from each side.
+pub const EVENTS_COMPARE_ROWS: u32 = 5_000;
+/// Ids of one chunk whose digests are compared; a sparse table's chunks grow.
+pub const EVENTS_COMPARE_CHUNK: i64 = 1_000;
+/// Chunks whose digests are asked for at once.
+pub const EVENTS_COMPARE_CHUNKS: i64 = 100;
+/// A comparison makes its chunks larger when a request covered fewer events than this, and smaller above 40 times that.
+pub const EVENTS_COMPARE_FEW: u64 = 10_000;
+/// Bytes of an event's text that a difference shows.
+pub const EVENTS_SHOWN_BYTES: usize = 160;
+/// After a comparison, missing events are looked for once more after this long, if either table grew meanwhile.
+pub const EVENTS_RECHECK_DELAY: Duration = Duration::from_secs(1);
+/// Transactions of mixed ids that a check of whole transactions has open at once.
+pub const EVENTS_GROUPS_OPEN_MAX: usize = 10_000;

@@ -84,11 +84,15 @@ pub trait EventsTable: Send {
     async fn facts(&mut self) -> Result<EventsFacts, EventsError>;
     /// The events with those ids that are there, ids ascending.
     async fn events(&mut self, ids: &[i64]) -> Result<Vec<StoredEvent>, EventsError>;
-    /// Events with `first ≤ id ≤ last`, ids ascending, at most `limit` of them.
+    /// Events with `first ≤ id ≤ last`, ids ascending: at most `limit` of them, fewer when they are large, none only
+    /// when there is none.
     async fn range(&mut self, first: i64, last: i64, limit: u32) -> Result<Vec<StoredEvent>, EventsError>;
     /// Digests of the chunks of `width` ids that begin at `first` (`first..first+width`, …), up to `last` (inclusive);
     /// chunks without rows may be left out.
     async fn digests(&mut self, first: i64, last: i64, width: i64) -> Result<Vec<ChunkDigest>, EventsError>;
+    /// Of the events with `first ≤ id ≤ last`, at most `limit` ids of those whose time is another than that of the event
+    /// before, though both bear the stamp of one transaction (`testingStats.dbOperationId`, see `events load`).
+    async fn torn(&mut self, first: i64, last: i64, limit: u32) -> Result<Vec<i64>, EventsError>;
 }
 
 /// What kind of trouble it is; commands end by it.

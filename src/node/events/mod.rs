@@ -1,10 +1,14 @@
 //! Events tables copied to other databases: what to copy, whether it may begin, the copying itself, and comparisons.
 
 mod compare;
+mod diff_settings;
 mod endpoint;
+mod findings;
+mod groups;
 mod literal;
 mod load;
 mod passfile;
+mod pages;
 mod people;
 mod progress;
 mod replicate;
@@ -16,6 +20,10 @@ mod validate;
 mod worker;
 
 pub use endpoint::{Endpoint, NotAnEndpoint};
+pub use compare::{CompareOptions, Comparison, Findings, Tables, compare};
+pub use diff_settings::DiffSettings;
+pub use endpoint::{Endpoint, NotAnEndpoint, without_password};
+pub use findings::{Both, EventsSide, Finding};
 pub use load::{LoadOptions, Loaded, load};
 pub use progress::{DestinationStatus, Overview, Phase, Progress};
 pub use replicate::{Haste, Refusal, Replication};

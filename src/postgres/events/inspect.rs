@@ -221,4 +221,9 @@ impl EventsTable for PgEventsTable {
         let read = compare::digests(&self.session.client, first, last, width).await;
         Ok(read.map_err(self.failed("computing digests"))?)
     }
+
+    async fn torn(&mut self, first: i64, last: i64, limit: u32) -> Result<Vec<i64>, EventsError> {
+        let read = compare::torn(&self.session.client, first, last, limit).await;
+        Ok(read.map_err(self.failed("comparing times"))?)
+    }
 }

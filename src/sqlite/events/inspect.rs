@@ -209,4 +209,8 @@ impl EventsTable for SqliteEventsTable {
     async fn digests(&mut self, first: i64, last: i64, width: i64) -> Result<Vec<ChunkDigest>, EventsError> {
         self.file.ask(move |file, conn| compare::digests(file, conn, first, last, width)).await
     }
+
+    async fn torn(&mut self, first: i64, last: i64, limit: u32) -> Result<Vec<i64>, EventsError> {
+        self.file.ask(move |file, conn| compare::torn(file, conn, first, last, limit)).await
+    }
 }

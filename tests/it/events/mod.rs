@@ -1,6 +1,7 @@
 //! Events tables, on real PostgreSQL servers and SQLite files.
 
 mod append;
+mod compare;
 mod init;
 mod init_sqlite;
 mod inspect;
