@@ -25,7 +25,7 @@ enum Action {
     Replicate(events_replicate::Replicate),
     Load(Box<events_load::Load>),
     Diff(Box<events_diff::Diff>),
-    Restore(events_restore::Restore),
+    Restore(Box<events_restore::Restore>),
 }
 
 impl Events {

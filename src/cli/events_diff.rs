@@ -59,6 +59,8 @@ impl Diff {
         };
         let options = CompareOptions {
             all: self.all,
+            last: None,
+            differences_only: false,
             findings_max: self.max.or(settings.findings_max),
             groups: self.validate_tables,
             ids: self.ids.map(|ids| match ids {

@@ -142,3 +142,19 @@ pub trait EventsInsert: Send {
     /// The database cannot be reached or refuses, or a text is not JSON that it takes.
     async fn insert(&mut self, events: &[String]) -> Result<u64, EventsError>;
 }
+
+/// Fills a source with the events of a copy, in one transaction, and then lets it go on after them. Dropped before
+/// [`EventsRestore::commit`] it leaves the source as it was.
+#[async_trait]
+pub trait EventsRestore: Send {
+    /// Locks out whoever appends. The last event of the source must be `after` (0 for none), also now, under the lock;
+    /// events up to `last` will come.
+    async fn begin(&mut self, after: i64, last: i64) -> Result<(), EventsError>;
+    /// Writes events, ids ascending over all calls.
+    async fn put(&mut self, events: Vec<StoredEvent>) -> Result<(), EventsError>;
+    /// Makes what was written durable and visible. The source gives no id up to the last one, also before
+    /// [`EventsRestore::open_after`].
+    async fn commit(&mut self) -> Result<(), EventsError>;
+    /// Sets the next id to the one after `last`, which must be the source's last, and returns it. May be called again.
+    async fn open_after(&mut self, last: i64) -> Result<i64, EventsError>;
+}

@@ -4,7 +4,9 @@ mod events;
 mod events_init;
 mod lane;
 
-pub use events::{ChunkDigest, EventIds, EventsError, EventsFacts, EventsInsert, EventsTable, StoredEvent, Trouble};
+pub use events::{
+    ChunkDigest, EventIds, EventsError, EventsFacts, EventsInsert, EventsRestore, EventsTable, StoredEvent, Trouble,
+};
 pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport};
 pub use lane::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard};
 

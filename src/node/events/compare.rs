@@ -18,6 +18,10 @@ pub struct CompareOptions {
     pub all: bool,
     /// End after so many findings.
     pub findings_max: Option<u64>,
+    /// Compare up to this id (inclusive), however far the tables go.
+    pub last: Option<i64>,
+    /// Whether only differences count, and not what is wrong with both tables alike.
+    pub differences_only: bool,
     /// Whether stamped transactions are checked to be whole and in order.
     pub groups: bool,
     /// How ids were given; `None`: as a source among the two says.
@@ -82,15 +86,17 @@ pub async fn compare<'a>(
         return Err(same_table(tables.a.name(), tables.b.name()));
     }
     let empty = a.max_id.min(b.max_id) == 0 || a.count.min(b.count) == 0;
-    let last = if options.all || empty { a.max_id.max(b.max_id) } else { a.max_id.min(b.max_id) };
+    let last =
+        options.last.unwrap_or(if options.all || empty { a.max_id.max(b.max_id) } else { a.max_id.min(b.max_id) });
     let given = [a.ids, b.ids];
     let ids = options.ids.or(given.into_iter().flatten().find(|ids| *ids == EventIds::Sequence));
     let ids = ids.or(given.into_iter().flatten().next());
     let firsts = [&a.first, &b.first].into_iter().flatten().map(|event| event.id).min();
     let first = firsts.unwrap_or(1).min(1);
-    let stamped = [&a.first, &b.first].into_iter().flatten().any(|event| is_stamped(&event.json));
+    let stamped =
+        !options.differences_only && [&a.first, &b.first].into_iter().flatten().any(|event| is_stamped(&event.json));
     let comparison = Comparison { a, b, last, differences: 0, faults: 0, complete: true, interrupted: false };
-    let expected = (ids == Some(EventIds::Table)).then_some(1);
+    let expected = (ids == Some(EventIds::Table) && !options.differences_only).then_some(1);
     let mut run = Run { tables, options, findings, stop, comparison, expected, stamped, missing: Vec::new() };
     run.keys(first).await?;
     run.by_chunks(first).await?;
@@ -328,7 +334,7 @@ impl Run<'_> {
         let ids = std::mem::take(&mut self.missing);
         let mut missing = self.read_again(ids).await?;
         if !missing.is_empty() && !self.stop.is_cancelled() {
-            let after = |facts: &EventsFacts| facts.max_id.checked_add(1).unwrap_or(i64::MAX);
+            let after = |facts: &EventsFacts| facts.max_id.saturating_add(1);
             let (a, b) = (after(&self.comparison.a), after(&self.comparison.b));
             let (a, b) = tokio::try_join!(self.tables.a.range(a, i64::MAX, 1), self.tables.b.range(b, i64::MAX, 1))?;
             if !a.is_empty() || !b.is_empty() {

@@ -27,4 +27,5 @@ pub use findings::{Both, EventsSide, Finding};
 pub use load::{LoadOptions, Loaded, load};
 pub use progress::{DestinationStatus, Overview, Phase, Progress};
 pub use replicate::{Haste, Refusal, Replication};
+pub use restore::{RestoreProgress, RestoreStep, Restored, restore};
 pub use settings::Settings;

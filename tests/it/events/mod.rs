@@ -8,6 +8,7 @@ mod inspect;
 mod load;
 mod process;
 mod replicate;
+mod restore;
 mod settings;
 mod sqlite;
 mod stream;
