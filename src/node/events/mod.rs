@@ -22,7 +22,6 @@ mod worker;
 pub use endpoint::{Endpoint, NotAnEndpoint};
 pub use compare::{CompareOptions, Comparison, Findings, Tables, compare};
 pub use diff_settings::DiffSettings;
-pub use endpoint::{Endpoint, NotAnEndpoint, without_password};
 pub use findings::{Both, EventsSide, Finding};
 pub use load::{LoadOptions, Loaded, load};
 pub use progress::{DestinationStatus, Overview, Phase, Progress};
