@@ -156,8 +156,8 @@ pub const EVENTS_FEW: usize = 64;
 pub const EVENTS_FEW_BYTES: usize = 256 << 10;
 /// What COPY sends at once.
 pub const EVENTS_COPY_CHUNK_BYTES: usize = 64 << 10;
-/// An empty table's secondary indexes are put off when a first batch has at least so many events.
-pub const EVENTS_INDEXES_LATER_MIN: usize = 1_000;
+/// An empty table's secondary indexes are put off when a first batch has at least so many bytes of events.
+pub const EVENTS_INDEXES_LATER_BYTES_MIN: usize = 256 << 10;
 /// A node that was below and is away is elsewhere once its clock has been seen to go on above this often.
 pub const ELSEWHERE_HEARD_MIN: u8 = 2;
 /// A copy that is under way waits this long for a peer that is away, before the table is copied from another.

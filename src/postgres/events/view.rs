@@ -14,8 +14,9 @@ use crate::postgres::{Endpoint, PgError, Session};
 use crate::view::{EventIds, View, ViewError};
 
 /// For the writing session. A commit that the server loses in a crash is read again, because the cursor is lost with
-/// it: so it need not be waited for until it is on disk.
-const SETTINGS: &str = "SET synchronous_commit = off; SET statement_timeout = 0; SET lock_timeout = 0; \
+/// it: so it need not be waited for until it is on disk. The greatest id is looked up in the index, also by a plan that
+/// was made while the table was empty, to which all plans looked equal.
+const SETTINGS: &str = "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET statement_timeout = 0; SET lock_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET jit = off; \
      SET default_transaction_isolation = 'read committed'";
 
@@ -65,7 +66,8 @@ impl PgEventsView {
     async fn take(&mut self, batch: &Batch) -> Result<(), ViewError> {
         if !self.writer.is_open() {
             // Few at a time: the copying is over, though the source never rests.
-            match batch.next.part == 0 && batch.entries.len() < limits::EVENTS_INDEXES_LATER_MIN {
+            let bytes: usize = batch.entries.iter().map(|logged| logged.entry.bytes().len()).sum();
+            match batch.next.part == 0 && bytes < limits::EVENTS_INDEXES_LATER_BYTES_MIN {
                 true => self.indexes.build(&self.session).await?,
                 false if self.position == Position::ZERO => self.indexes.put_off(&self.session).await?,
                 false => {}

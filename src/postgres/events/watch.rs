@@ -34,12 +34,15 @@ impl Watch {
     pub(super) async fn start(endpoint: &Endpoint, ids: EventIds, limit: Duration) -> Result<Watch, PgError> {
         let session = endpoint.connect(limit).await?;
         let failed = |e| endpoint.failed("listening for events", e);
-        session.client.batch_execute(&format!("LISTEN {CHANNEL}")).await.map_err(failed)?;
+        // The greatest id is looked up in the index, also by a plan that was made while the table was empty.
+        let listen = format!("SET enable_seqscan = off; SET enable_bitmapscan = off; LISTEN {CHANNEL}");
+        session.client.batch_execute(&listen).await.map_err(failed)?;
         let statement = match ids {
-            EventIds::Table => "SELECT coalesce(max(id), 0), false FROM events",
+            EventIds::Table => "SELECT coalesce((SELECT id FROM events ORDER BY id DESC LIMIT 1), 0), false",
             EventIds::Sequence => {
-                "SELECT (SELECT max(transaction) FROM event_transactions \
-                         WHERE transaction < pg_snapshot_xmin(pg_current_snapshot())), \
+                "SELECT (SELECT transaction FROM event_transactions \
+                         WHERE transaction < pg_snapshot_xmin(pg_current_snapshot()) \
+                         ORDER BY transaction DESC LIMIT 1), \
                         EXISTS (SELECT FROM event_transactions \
                                 WHERE transaction >= pg_snapshot_xmin(pg_current_snapshot()))"
             }

@@ -21,7 +21,7 @@ const COPY: &str = "COPY events (id, ts, event) FROM STDIN (FORMAT binary)";
 /// Writes nothing when the cursor is not where it was expected.
 const INSERT: &str = "WITH written AS (INSERT INTO events (id, ts, event) \
          SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::jsonb[]) \
-         WHERE (SELECT coalesce(max(id), 0) FROM events) = $4 RETURNING 1) SELECT count(*) FROM written";
+         WHERE coalesce((SELECT id FROM events ORDER BY id DESC LIMIT 1), 0) = $4 RETURNING 1) SELECT count(*) FROM written";
 /// The same where the cursor has a table of its own: one row, that the insert depends on.
 const INSERT_AFTER: &str = "WITH moved AS (UPDATE watershed.events_cursor SET transaction = $5, id = $6 WHERE transaction = $4 RETURNING 1), \
      begun AS (INSERT INTO watershed.events_cursor (transaction, id) \
@@ -115,7 +115,8 @@ impl Writer {
             session.client.batch_execute(CURSOR_TABLE).await.map_err(failed)?;
         }
         let position = match options.ids {
-            EventIds::Table => "SELECT coalesce(max(id), 0)::text FROM events",
+            // Not max(id): its plan, made while the table is empty, would go through the whole index later on.
+            EventIds::Table => "SELECT coalesce((SELECT id FROM events ORDER BY id DESC LIMIT 1), 0)::text",
             EventIds::Sequence => "SELECT coalesce(max(transaction), '0')::text FROM watershed.events_cursor",
         };
         let position = session.client.prepare(position).await.map_err(failed)?;
