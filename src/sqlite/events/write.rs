@@ -125,7 +125,8 @@ impl Writer {
     pub(super) fn write(&mut self, parts: Vec<Part>, goes_on: bool) -> Result<(), ViewError> {
         let begun_before = self.open;
         if !self.open {
-            let is_much = goes_on || parts.len() >= limits::EVENTS_INDEXES_LATER_MIN;
+            let bytes: usize = parts.iter().map(|part| part.changes.len()).sum();
+            let is_much = goes_on || bytes >= limits::EVENTS_INDEXES_LATER_BYTES_MIN;
             match is_much {
                 // Few at a time: the copying is over, though the source never rests.
                 false => self.build_indexes()?,
