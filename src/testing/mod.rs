@@ -3,5 +3,8 @@
 
 pub mod log_conformance;
 pub mod log_storage;
+mod ports;
 pub mod postgres;
 pub mod proxy;
+
+pub use ports::free_port;

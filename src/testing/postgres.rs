@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -61,10 +60,6 @@ fn unprivileged() -> io::Result<Option<(u32, u32)>> {
     };
     let found = ids("postgres").or_else(|| ids("nobody"));
     found.map(Some).ok_or_else(|| io::Error::other("neither a user postgres nor nobody to run the server as"))
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 impl Cluster {
@@ -133,7 +128,7 @@ impl Cluster {
         loop {
             // A port that was free may be taken by now; and after a kill, the old server's processes go one by one.
             if self.port == 0 {
-                self.port = free_port()?;
+                self.port = super::free_port();
             }
             match self.try_up(deadline) {
                 Ok(()) => return Ok(()),

@@ -1,10 +1,11 @@
 //! A node as a real process on real files, and the shell that writes to its database.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+pub use watershed::testing::free_port;
 
 /// How long any condition is waited for, on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -40,12 +41,6 @@ impl Ground {
         site.sql(schema);
         site
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
 }
 
 /// One node.
