@@ -16,6 +16,6 @@ mod write;
 pub use init::init;
 pub use insert::SqliteEventsInsert;
 pub use inspect::SqliteEventsTable;
+pub use restore::SqliteEventsRestore;
 pub use source::SqliteEventsSource;
 pub use view::{SqliteEventsOptions, SqliteEventsView};
-pub use restore::SqliteEventsRestore;

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use watershed::testing::postgres::Cluster;
+
 use super::tables;
 
 fn watershed(arguments: &[&str]) -> Command {
@@ -112,4 +114,73 @@ fn a_rate_is_kept() {
     let output = load(&url, &["--count", "100", "--rate", "200", "--batch", "10"]);
     let seconds = summary(&output)["seconds"].as_f64().expect("a number");
     assert!(seconds >= 0.4, "100 events at 200 a second took {seconds} s");
+}
+
+fn events(arguments: &[&str]) -> Output {
+    watershed(&[&["events"], arguments].concat()).output().expect("the binary starts")
+}
+
+#[track_caller]
+fn done(arguments: &[&str]) {
+    let output = events(arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+}
+
+/// A new source, as `events init` makes it.
+fn source(cluster: &Cluster, ids: &str) -> String {
+    let url = cluster.database();
+    done(&["init", "--url", &url, "--role", "source", "--ids", ids]);
+    url
+}
+
+#[test]
+fn a_server_gets_whole_transactions_with_every_character_whatever_gives_the_ids() {
+    let cluster = tables::cluster();
+    for ids in ["table", "sequence"] {
+        let url = source(&cluster, ids);
+        let output = load(&url, &["--count", "1000", "--batch", "1..9", "--seed", "3"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(summary(&output)["events"], 1000);
+        let texts = "select count(*) > 0 from events where event::text like";
+        for part in ["%O''Neil%", "%$1[1]%", "%$2,%", r"%\\n%", "%🦊%", "%\\\\\"so\\\\\"%"] {
+            assert_eq!(cluster.sql(&url, &format!("{texts} '{part}'")), "t\n", "{part} with {ids}");
+        }
+        assert_eq!(cluster.sql(&url, "select max(octet_length(event::text)) <= 450 from events"), "t\n");
+        let copy = source(&cluster, ids);
+        done(&["restore", "--yes", "--from", &url, "--to", &copy]);
+        done(&["diff", &url, &copy, "--all", "--validate-tables"]);
+    }
+}
+
+#[test]
+fn loaders_that_may_connect_again_survive_a_killed_server_and_tear_nothing() {
+    let mut cluster = Cluster::start();
+    let url = source(&cluster, "table");
+    let fixed = ["events", "load", "--json", "--forever", "--retry", "--rate", "5000", "--url", &url];
+    let child = watershed(&fixed).spawn().expect("the binary starts");
+    let wait = |cluster: &Cluster, events: i64| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let enough = format!("select count(*) >= {events} from events");
+        while cluster.try_sql(&url, &enough).as_deref() != Ok("t\n") {
+            assert!(Instant::now() < deadline, "no {events} events");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait(&cluster, 200);
+    cluster.kill();
+    cluster.restart();
+    let before: i64 = cluster.sql(&url, "select count(*) from events").trim().parse().expect("a number");
+    wait(&cluster, before + 200);
+    interrupt(&child);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let summary = summary(&output);
+    assert!(summary["reconnects"].as_i64() >= Some(1), "{summary}");
+    let count: i64 = cluster.sql(&url, "select count(*) from events").trim().parse().expect("a number");
+    assert!(summary["events"].as_i64() <= Some(count), "acknowledged means there: {summary}, {count}");
+    let copy = source(&cluster, "table");
+    done(&["restore", "--yes", "--from", &url, "--to", &copy]);
+    done(&["diff", &url, &copy, "--all", "--validate-tables"]);
+    let gone = load(&cluster.url("nowhere"), &["--retry"]);
+    assert_eq!(gone.status.code(), Some(3), "what will not come back is not waited for");
 }
