@@ -36,6 +36,20 @@ pub enum PgError {
         /// The driver's words.
         source: tokio_postgres::Error,
     },
+    /// There is no TLS as it is asked for.
+    #[error("{url}: TLS: {why}")]
+    Tls {
+        /// Without a password.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The server asks for a password, and none was given.
+    #[error("{url}: the server asks for a password, and there is none in the URL, PGPASSWORD or ~/.pgpass")]
+    NoPassword {
+        /// As given.
+        url: String,
+    },
     /// What came is not what was asked for.
     #[error("{url}: {doing}: {why}")]
     Unexpected {
@@ -111,6 +125,10 @@ impl From<PgError> for EventsError {
             PgError::Server { url, doing, .. } => {
                 (format!("{url}: {doing} failed"), words(&error).split_off(url.len() + doing.len() + 4))
             }
+            PgError::NoPassword { url } => {
+                (format!("{url}: connecting failed"), words(&error).split_off(url.len() + 2))
+            }
+            PgError::Tls { url, why } => (format!("{url} cannot be reached by TLS"), why.clone()),
             PgError::Unexpected { url, doing, why } => (format!("{url}: {doing} failed"), why.clone()),
         };
         EventsError { code, trouble, what, why, fix: fix.to_string() }
@@ -119,8 +137,17 @@ impl From<PgError> for EventsError {
 
 /// The code of an error, its kind, and what to do.
 fn advice(error: &PgError) -> (&'static str, Trouble, &'static str) {
+    const PASSWORD: (&str, Trouble, &str) =
+        ("WS-PG-003", Trouble::Invalid, "check user and password, and the server's pg_hba.conf");
     let Some(db) = error.db() else {
         return match error {
+            PgError::NoPassword { .. } => PASSWORD,
+            PgError::Tls { .. } => (
+                "WS-PG-030",
+                Trouble::Invalid,
+                "name who signed the server's certificate (sslrootcert=FILE) and the host as it stands there as a subject \
+                 alternative name, have the server offer TLS (ssl = on), or ask for less (sslmode)",
+            ),
             PgError::Url { .. } => ("WS-PG-001", Trouble::Invalid, "write postgres://USER@HOST:PORT/DATABASE"),
             PgError::Unexpected { .. } => ("WS-PG-009", Trouble::Failure, "report it, with the server's version"),
             _ => ("WS-PG-002", Trouble::Unreachable, "check host and port, and that the server runs and listens there"),
@@ -128,7 +155,7 @@ fn advice(error: &PgError) -> (&'static str, Trouble, &'static str) {
     };
     let code = db.code();
     if [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION].contains(code) {
-        ("WS-PG-003", Trouble::Invalid, "check user and password, and the server's pg_hba.conf")
+        PASSWORD
     } else if *code == SqlState::INVALID_CATALOG_NAME {
         (
             "WS-PG-004",

@@ -3,6 +3,9 @@
 mod connect;
 mod error;
 pub mod events;
+mod password;
+mod tls;
+mod url;
 
 pub(crate) use connect::user_info;
 pub use connect::{Endpoint, Session, without_password};

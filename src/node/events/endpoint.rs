@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::passfile;
 use crate::log::Source;
 use crate::model::LogId;
 use crate::node::config::DatabaseUrl;
 use crate::postgres::events::{PgEventsOptions, PgEventsSource, PgEventsTable, PgEventsView};
-use crate::postgres::{PgError, user_info, without_password};
+use crate::postgres::{PgError, user_info};
 use crate::sqlite::events::{SqliteEventsOptions, SqliteEventsSource, SqliteEventsTable, SqliteEventsView};
 use crate::view::{EventIds, EventsError, EventsTable, View};
 
@@ -62,15 +61,7 @@ impl Endpoint {
         match url {
             DatabaseUrl::Sqlite(path) => Ok(Endpoint::Sqlite(path.clone())),
             DatabaseUrl::Postgres(url) => {
-                let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-                let full = completed(url, environment("PGUSER").as_deref(), environment("PGPASSWORD").as_deref());
-                let shown = without_password(url);
-                let mut endpoint = crate::postgres::Endpoint::new(&full, &shown)?;
-                if endpoint.config().get_password().is_none()
-                    && let Some(password) = passfile::password(endpoint.config())
-                {
-                    endpoint = crate::postgres::Endpoint::new(&completed(&full, None, Some(&password)), &shown)?;
-                }
+                let endpoint = crate::postgres::Endpoint::from_url(url)?;
                 Ok(Endpoint::Postgres(Box::new(endpoint)))
             }
         }
@@ -187,6 +178,7 @@ pub(super) fn encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::without_password;
 
     #[test]
     fn no_password_is_shown() {

@@ -2,6 +2,7 @@
 
 mod append;
 mod compare;
+mod connect;
 mod init;
 mod init_sqlite;
 mod inspect;

@@ -3,26 +3,27 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
 use crate::model::limits;
 
-/// The password of a connection, from `PGPASSFILE` or `~/.pgpass`. A file that others may read is ignored, as by
-/// PostgreSQL's own programs.
-pub(super) fn password(config: &Config) -> Option<String> {
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".pgpass"));
-    let path = std::env::var_os("PGPASSFILE").map(PathBuf::from).or_else(home)?;
-    let text = read(&path)?;
-    let host = match config.get_hosts().first() {
-        Some(Host::Tcp(name)) => name.clone(),
-        Some(Host::Unix(_)) | None => "localhost".into(),
-    };
-    let port = config.get_ports().first().copied().unwrap_or(5432).to_string();
-    let user = config.get_user().unwrap_or_default();
-    find(&text, [&host, &port, config.get_dbname().unwrap_or(user), user])
+/// The password for where the configuration leads, from a file. A file that is not there has none; one that others may
+/// read is left out with a warning, as by PostgreSQL's own programs.
+pub(super) fn from_file(path: &Path, config: &Config, user: &str) -> Option<String> {
+    let text = read(path)?;
+    let (database, ports) = (config.get_dbname().unwrap_or(user), config.get_ports());
+    config.get_hosts().iter().enumerate().find_map(|(i, host)| {
+        let host = match host {
+            Host::Tcp(host) => host.as_str(),
+            #[cfg(unix)]
+            Host::Unix(_) => "localhost",
+        };
+        let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432).to_string();
+        find(&text, [host, &port, database, user])
+    })
 }
 
 fn read(path: &Path) -> Option<String> {
@@ -84,5 +85,20 @@ mod tests {
         assert_eq!(password("h", "2", "any", "u").as_deref(), Some("two"));
         assert_eq!(password("h", "3", "x", "y").as_deref(), Some("late"));
         assert_eq!(password("other", "1", "d", "u"), None);
+    }
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_may_read_is_left_out() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("pgpass");
+        std::fs::write(&path, "other:1:d:u:no\nh:1:d:u:secret\n").expect("written");
+        let config: Config = "postgres://u@h:1/d".parse().expect("a URL");
+        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("changed");
+        mode(0o644);
+        assert_eq!(from_file(&path, &config, "u"), None);
+        mode(0o600);
+        assert_eq!(from_file(&path, &config, "u").as_deref(), Some("secret"));
+        assert_eq!(from_file(&dir.path().join("none"), &config, "u"), None);
     }
 }
