@@ -143,7 +143,7 @@ fn advice(error: &PgError) -> (&'static str, Trouble, &'static str) {
         return match error {
             PgError::NoPassword { .. } => PASSWORD,
             PgError::Tls { .. } => (
-                "WS-PG-030",
+                "WS-PG-028",
                 Trouble::Invalid,
                 "name who signed the server's certificate (sslrootcert=FILE) and the host as it stands there as a subject \
                  alternative name, have the server offer TLS (ssl = on), or ask for less (sslmode)",

@@ -103,7 +103,7 @@ async fn sslmode_means_what_it_means_to_libpq() {
         if let Err(error) = found {
             assert!(!error.is_retryable(), "{error}");
             let error = EventsError::from(error);
-            assert_eq!((error.code, error.trouble), ("WS-PG-030", Trouble::Invalid), "{error}");
+            assert_eq!((error.code, error.trouble), ("WS-PG-028", Trouble::Invalid), "{error}");
         }
     }
     assert_eq!(is_encrypted(&(cluster.socket_url("postgres") + "&sslmode=require")).await.ok(), Some(false));
