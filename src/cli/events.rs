@@ -2,8 +2,9 @@
 
 use clap::{Args, Subcommand};
 
-use super::{ExitError, Global};
+use super::{Exit, ExitError, Global};
 use super::{events_diff, events_init, events_load, events_replicate, events_restore};
+use crate::node::events::Endpoint;
 
 /// Events tables: copied to many databases the moment something is appended
 #[derive(Debug, Args)]
@@ -43,4 +44,10 @@ impl Events {
             Action::Restore(command) => command.run(global),
         }
     }
+}
+
+/// A database by its URL. Not the command line's own reader: that would print what it cannot read, with the password.
+pub(super) fn endpoint(url: &str) -> Result<Endpoint, ExitError> {
+    let fix = "write postgres://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:PATH";
+    url.parse().map_err(|why| ExitError::new("WS-CLI-025", Exit::Usage, "that names no database", why, fix))
 }

@@ -5,8 +5,8 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::{Exit, ExitError, Global, finite, output};
-use crate::node::events::{CompareOptions, Comparison, DiffSettings, Endpoint, Finding, Findings, Tables, compare};
+use super::{Exit, ExitError, Global, events, finite, output};
+use crate::node::events::{CompareOptions, Comparison, DiffSettings, Finding, Findings, Tables, compare};
 use crate::view::EventIds;
 
 /// Compare two events tables
@@ -24,9 +24,9 @@ Exit code 6 when something was found, 130 when a signal came first."
 pub(super) struct Diff {
     /// postgres://USER@HOST:PORT/DATABASE or sqlite:PATH
     #[arg(requires = "b")]
-    a: Option<Endpoint>,
+    a: Option<String>,
     /// The other
-    b: Option<Endpoint>,
+    b: Option<String>,
     /// What one table has after the last id of the other is a difference too
     #[arg(long)]
     all: bool,
@@ -49,8 +49,8 @@ enum Ids {
 
 impl Diff {
     pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
-        let settings = match (self.a, self.b) {
-            (Some(a), Some(b)) => DiffSettings::new(a, b),
+        let settings = match (&self.a, &self.b) {
+            (Some(a), Some(b)) => DiffSettings::new(events::endpoint(a)?, events::endpoint(b)?),
             _ => {
                 let (settings, notes) = DiffSettings::load(global.file())?;
                 notes.iter().for_each(|note| eprintln!("note: {note}"));

@@ -8,9 +8,9 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde_json::json;
 
-use super::{Exit, ExitError, Global, finite, output};
+use super::{Exit, ExitError, Global, events, finite, output};
 use crate::model::limits;
-use crate::node::events::{Endpoint, LoadOptions, Loaded, load};
+use crate::node::events::{LoadOptions, Loaded, load};
 
 /// Append realistic events with many loaders
 ///
@@ -21,7 +21,7 @@ use crate::node::events::{Endpoint, LoadOptions, Loaded, load};
 pub(super) struct Load {
     /// The source: postgres://USER@HOST:PORT/DATABASE or sqlite:PATH, made by `events init --role source`
     #[arg(long)]
-    url: Endpoint,
+    url: String,
     /// Loaders at once, each with its own connection
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = RangedU64ValueParser::<usize>::new().range(1..=limits::EVENTS_LOADERS_MAX as u64))]
     loaders: usize,
@@ -60,6 +60,7 @@ fn batch(text: &str) -> Result<RangeInclusive<u32>, String> {
 
 impl Load {
     pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
+        let endpoint = events::endpoint(&self.url)?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let options = LoadOptions {
             loaders: self.loaders,
@@ -76,7 +77,7 @@ impl Load {
             let bar = finite::bar(count, global.quiet);
             bar.set_message("events");
             let shown = Arc::clone(&loaded);
-            let work = load(&self.url, options, Arc::clone(&loaded), &stop);
+            let work = load(&endpoint, options, Arc::clone(&loaded), &stop);
             let show = async {
                 loop {
                     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -4,8 +4,8 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::{Exit, ExitError, Global, finite, output};
-use crate::node::events::{Endpoint, RestoreProgress, RestoreStep, restore};
+use super::{Exit, ExitError, Global, events, finite, output};
+use crate::node::events::{RestoreProgress, RestoreStep, restore};
 
 /// Rebuild a source from a destination
 ///
@@ -15,10 +15,10 @@ use crate::node::events::{Endpoint, RestoreProgress, RestoreStep, restore};
 pub(super) struct Restore {
     /// The copy: postgres://USER@HOST:PORT/DATABASE or sqlite:PATH. Nothing may write to it meanwhile
     #[arg(long)]
-    from: Endpoint,
+    from: String,
     /// The source
     #[arg(long)]
-    to: Endpoint,
+    to: String,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -26,9 +26,10 @@ pub(super) struct Restore {
 
 impl Restore {
     pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
-        output::confirm(self.yes, &format!("fill {} with the events of {}", self.to, self.from))?;
+        let (from, to) = (events::endpoint(&self.from)?, events::endpoint(&self.to)?);
+        output::confirm(self.yes, &format!("fill {to} with the events of {from}"))?;
         let mut shown = Shown(finite::bar(Some(0), global.quiet));
-        let restored = finite::run(async |stop| Ok(restore(&self.from, &self.to, &mut shown, &stop).await?));
+        let restored = finite::run(async |stop| Ok(restore(&from, &to, &mut shown, &stop).await?));
         shown.0.finish_and_clear();
         let Some(restored) = restored? else {
             eprintln!("interrupted: the source does not go on yet; run it again");
@@ -36,13 +37,13 @@ impl Restore {
         };
         if global.json {
             return output::object(json!({
-                "from": self.from.to_string(), "to": self.to.to_string(), "copied": restored.copied,
+                "from": from.to_string(), "to": to.to_string(), "copied": restored.copied,
                 "events": restored.count, "last_id": restored.last, "next_id": restored.next, "verified": true,
             }));
         }
         output::line(&format!(
-            "{} events copied; {} has {} up to id {}, the same as {}; the next id is {}",
-            restored.copied, self.to, restored.count, restored.last, self.from, restored.next
+            "{} events copied; {to} has {} up to id {}, the same as {from}; the next id is {}",
+            restored.copied, restored.count, restored.last, restored.next
         ))
     }
 }

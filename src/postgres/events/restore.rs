@@ -116,7 +116,7 @@ impl EventsRestore for PgEventsRestore {
         }
         if self.ids == EventIds::Table {
             let next: i64 = self.row(NEXT).await?.get(0);
-            if next > after + 1 {
+            if next > after.saturating_add(1) {
                 return Err(EventsError {
                     code: "WS-PG-031",
                     trouble: Trouble::Operator,
@@ -175,12 +175,12 @@ impl EventsRestore for PgEventsRestore {
             return Err(self.moved(format!("its last event was {last}, now it is {max}")));
         }
         if next <= last {
-            self.run(&format!("UPDATE id SET id = {}", last + 1), "setting the next id").await?;
+            self.run(&format!("UPDATE id SET id = {}", last.saturating_add(1)), "setting the next id").await?;
         }
         // For those who listen: there is much to read.
         let notify = format!("SELECT pg_notify('eventsinsert', '{{\"table\" : \"events\", \"id\" : {last}}}')");
         self.run(&notify, "notifying").await?;
         self.run("COMMIT", "committing the next id").await?;
-        Ok(next.max(last + 1))
+        Ok(next.max(last.saturating_add(1)))
     }
 }

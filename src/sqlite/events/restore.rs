@@ -81,7 +81,7 @@ impl EventsRestore for SqliteEventsRestore {
         let begin = move |file: &File, conn: &Connection| {
             conn.execute_batch("BEGIN IMMEDIATE").map_err(file.failed())?;
             let (found, next) = file.look(conn)?;
-            if found != after || next > after + 1 {
+            if found != after || next > after.saturating_add(1) {
                 let why = format!("its last event was {after}; now it is {found}, and the next id is {next}");
                 return Err(file.changed(why));
             }

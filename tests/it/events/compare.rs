@@ -258,3 +258,40 @@ fn the_originals_file_says_what_is_compared() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("WS-EVENTS-131"));
     assert_eq!(diff(&["-c", "missing.js"]).status.code(), Some(3));
 }
+
+#[test]
+fn a_second_signal_ends_a_comparison_at_once_with_130() {
+    let cluster = tables::cluster();
+    let (a, b) = two(&cluster);
+    let lock = "begin; lock table events in access exclusive mode; select pg_sleep(600)";
+    let mut holder =
+        Command::new("psql").args(["-XAtqc", lock, &a]).stdout(Stdio::null()).spawn().expect("psql starts");
+    let waiting = |granted: &str| {
+        let sql = format!("select count(*) from pg_locks where relation = 'events'::regclass and {granted}");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while cluster.sql(&a, &sql) == "0\n" {
+            assert!(std::time::Instant::now() < deadline, "{sql}");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    };
+    waiting("granted and mode = 'AccessExclusiveLock'");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_watershed"));
+    let mut child = command.args(["events", "diff", &a, &b]).stdout(Stdio::null()).spawn().expect("the binary starts");
+    waiting("not granted");
+    // The first one may come before the second is listened for: signals are sent until it ends.
+    let ended = loop {
+        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(sent.expect("kill is there").success());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        if let Some(ended) = child.try_wait().expect("it can be waited for") {
+            break ended;
+        }
+    };
+    assert_eq!(ended.code(), Some(130));
+    holder.kill().expect("killed");
+    holder.wait().expect("it ended");
+    cluster.sql(
+        "postgres",
+        "select pg_terminate_backend(pid) from pg_stat_activity where query like 'begin; lock table events%'",
+    );
+}

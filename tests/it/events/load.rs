@@ -72,7 +72,15 @@ fn what_cannot_be_loaded_into_is_said_and_ends_the_command() {
     {
         assert_eq!(load(&missing, wrong).status.code(), Some(2), "{wrong:?}");
     }
-    assert_eq!(watershed(&["events", "load", "--url", "mysql://x"]).output().expect("started").status.code(), Some(2));
+    for url in ["mysql://me:secret@host/x", "postgres://me:secret@host:port/x"] {
+        for arguments in
+            [&["load", "--url", url][..], &["diff", url, url], &["restore", "--yes", "--from", url, "--to", url]]
+        {
+            let output = events(arguments);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+            assert!(!String::from_utf8_lossy(&output.stderr).contains("secret"), "{output:?}");
+        }
+    }
 }
 
 /// Waits until the file has that many events.

@@ -201,3 +201,39 @@ fn what_cannot_be_restored_is_refused_and_left_as_it_was() {
     assert_eq!(number(&cluster, &to, "select count(*) + max(id.id) from id left join events on true"), 2);
     assert_eq!(restored(&from, &source(&cluster, "sequence"))["next_id"], 51, "a sequence has gaps");
 }
+
+#[test]
+fn events_that_the_source_does_not_take_are_refused_and_nothing_is_left() {
+    let (cluster, folder) = (tables::cluster(), tempfile::tempdir().expect("a folder"));
+    let to = source(&cluster, "table");
+    for (file, event) in [("nul.db", r#"{"a":"\u0000"}"#), ("bad.db", "{"), ("huge.db", "1e999999999")] {
+        let path = folder.path().join(file);
+        let conn = tables::sqlite(&path, false);
+        let insert = "insert into events values (?1, '2024-01-01 00:00:00+00', ?2)";
+        conn.execute(insert, (1, "{}")).expect("inserted");
+        conn.execute(insert, (2, event)).expect("inserted");
+        refused(&format!("sqlite:{}", path.display()), &to, 1, "WS-PG-008");
+        assert_eq!(number(&cluster, &to, "select count(*) + max(id.id) from id left join events on true"), 2, "{file}");
+    }
+}
+
+#[test]
+fn a_copy_that_is_written_to_meanwhile_is_compared_up_to_its_end_and_not_restored_from() {
+    let cluster = tables::cluster();
+    let (live, to) = (source(&cluster, "table"), source(&cluster, "table"));
+    assert_eq!(load(&live, "50").status.code(), Some(0));
+    assert_eq!(restored(&live, &to)["next_id"], 51);
+    let mut loader =
+        command(&["load", "--url", &live, "--forever", "--rate", "500"]).spawn().expect("the binary starts");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while number(&cluster, &live, "select count(*) from events") < 100 {
+        assert!(Instant::now() < deadline, "the loader does not load");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    done(&["diff", &live, &to, "--validate-tables"]);
+    let ended = Command::new("kill").args(["-TERM", &loader.id().to_string()]).status();
+    assert!(ended.expect("kill is there").success());
+    assert_eq!(loader.wait().expect("it ends").code(), Some(0));
+    restored(&live, &to);
+    done(&["diff", &live, &to, "--all", "--validate-tables"]);
+}
