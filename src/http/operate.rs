@@ -66,11 +66,16 @@ pub async fn sources(State(node): Shared) -> Response {
             "name": "database", "kind": "database", "state": database.capture, "position": database.applied,
             "error": database.capture_error.as_ref().or(database.apply_error.as_ref()),
         }));
+        let uncopied = node.shared.uncopied();
+        let state = |table: &str| match uncopied.iter().any(|(name, _)| name.as_str() == table) {
+            true => "waiting",
+            false => "live",
+        };
         let both: std::collections::BTreeSet<&String> = database.tables.iter().chain(&database.received).collect();
         for table in &both {
             let lane = status.tables.iter().find(|lane| lane.name == **table);
             sources.push(json!({
-                "name": table, "kind": "table", "state": lane.map_or("live", |lane| lane.state),
+                "name": table, "kind": "table", "state": lane.map_or_else(|| state(table), |lane| lane.state),
                 "position": lane.map_or(database.applied, |lane| lane.after),
                 "failed_at": lane.and_then(|lane| lane.position), "rows": lane.and_then(|lane| lane.rows),
                 "error": lane.and_then(|lane| lane.error.as_ref()),

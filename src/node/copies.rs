@@ -164,7 +164,7 @@ async fn release_forgotten(shared: &Shared, lanes: &[Lane], given_up: impl Fn(&T
 }
 
 /// Tables that only this node writes are not copied from others.
-fn only_ours(shared: &Shared, offer: &Offer) -> bool {
+pub(super) fn only_ours(shared: &Shared, offer: &Offer) -> bool {
     use crate::stream::Owner;
     match shared.policy.ownership.of(&offer.table.name) {
         Some(Owner::Nodes(nodes)) => nodes.len() == 1 && *nodes[0] == *shared.name,
@@ -172,19 +172,23 @@ fn only_ours(shared: &Shared, offer: &Offer) -> bool {
     }
 }
 
-/// Rows that a copy over this link must not touch: those whose owner is not on the link's far side.
-fn guard(shared: &Arc<Shared>, link: LinkId) -> Guard {
+/// Rows that a copy over this link must not touch: those whose owner is not on the link's far side. `None` when a child's
+/// link has ended, and with it what is known of its far side.
+fn guard(shared: &Arc<Shared>, wanted: &Wanted) -> Option<Guard> {
     let ownership = shared.policy.ownership.clone();
-    let far: Option<Vec<Box<str>>> = shared.links().get(&link).and_then(|link: &Link| shared.far_side(link));
+    let far: Option<Vec<Box<str>>> = match wanted.role {
+        Role::Child => None,
+        Role::Parent => Some(shared.links().get(&wanted.link).and_then(|link: &Link| shared.far_side(link))?),
+    };
     let near = shared.near_names();
-    Box::new(move |table, row| {
+    Some(Box::new(move |table, row| {
         let owned = |name: &str| ownership.owns(table, row, name);
         match &far {
             _ if ownership.of(&table.name).is_none() => false,
             Some(far) => !far.iter().any(|name| owned(name) == Some(true)),
             None => near.iter().any(|name| owned(name) == Some(true)),
         }
-    })
+    }))
 }
 
 /// Waits until everything that is in the log now is applied; false when the link or the node ends before.
@@ -264,7 +268,7 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         };
         let (count, upto) = (chunk.rows.len() as u64, chunk.upto.clone());
         let write = Command::CopyChunk;
-        let guard = guard(shared, wanted.link);
+        let Some(guard) = guard(shared, &wanted) else { return };
         if let Err(error) = database.ask(|reply| write(Box::new(chunk), scope.clone(), guard, reply)).await {
             return failed(shared, &table, &after, &error).await;
         }

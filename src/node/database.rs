@@ -69,7 +69,7 @@ pub struct ApplyState {
     /// Tables that do not move with it.
     pub lanes: Vec<Lane>,
     /// Tables that follow a peer, by the peer's log.
-    pub follows: BTreeMap<LinkId, Vec<TableName>>,
+    pub follows: BTreeMap<LinkId, Vec<(TableName, Fingerprint)>>,
     /// Transactions applied without the part of a parked table, since the start.
     pub torn: u64,
     /// What keeps it from going on.
@@ -120,7 +120,7 @@ pub struct Applying {
     /// How often peers have announced tables.
     pub announcements: HashMap<(LinkId, TableName), u64>,
     /// Tables that follow a peer, as last seen.
-    pub follows: BTreeMap<LinkId, Vec<TableName>>,
+    pub follows: BTreeMap<LinkId, Vec<(TableName, Fingerprint)>>,
 }
 
 impl Applying {
@@ -235,7 +235,7 @@ impl Applying {
     /// Notes which tables follow that peer; gives them with their fingerprints.
     pub(super) async fn look_at_followed(&mut self, link: LinkId) -> Result<Vec<(TableName, Fingerprint)>, ViewError> {
         let followed = self.view.followed(link).await?;
-        self.follows.insert(link, followed.iter().map(|(table, _)| table.clone()).collect());
+        self.follows.insert(link, followed.clone());
         Ok(followed)
     }
 
@@ -368,6 +368,7 @@ impl Applying {
     async fn announced(&mut self, link: LinkId, table: &TableName) -> Result<(), ViewError> {
         *self.announcements.entry((link, table.clone())).or_default() += 1;
         self.view.set_followed(link, table, None).await?;
+        self.look_at_followed(link).await?;
         let lane = self.view.lanes().into_iter().find(|lane| lane.table == *table);
         match lane {
             Some(Lane { after, state: LaneState::Copying { from, received, .. }, .. }) if from == link => {
@@ -394,7 +395,8 @@ impl Applying {
         // The lane first: a crash in between copies the table again; the other way round the lane would wait for ever.
         let settled = settled.map(|position| (from, position));
         self.view.set_lane(&table, Some(Lane { state: LaneState::Replaying { settled }, ..lane })).await?;
-        self.view.set_followed(from, &table, Some(under)).await
+        self.view.set_followed(from, &table, Some(under)).await?;
+        self.look_at_followed(from).await.map(drop)
     }
 
     async fn begin_copy(&mut self, table: TableName, from: LinkId) -> Result<(), ViewError> {

@@ -186,7 +186,7 @@ impl Node {
         let offering = links.iter().filter(|(_, link)| link.offered().any(|name| name == *table));
         let mut senders: Vec<(LinkId, String)> = offering.map(|(id, link)| (*id, link.node.name.to_string())).collect();
         for (link, tables) in &database.state.borrow().follows {
-            let away = !links.contains_key(link) && tables.contains(table);
+            let away = !links.contains_key(link) && tables.iter().any(|(name, _)| name == table);
             if let Some(name) = self.shared.book.name_of(link.0).filter(|_| away) {
                 senders.push((*link, name));
             }

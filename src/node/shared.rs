@@ -210,9 +210,31 @@ impl Shared {
     pub fn received_tables(&self) -> BTreeSet<TableName> {
         let mut tables: BTreeSet<TableName> = self.links().values().flat_map(Link::offered).collect();
         if let Some(database) = &self.database {
-            tables.extend(database.state.borrow().follows.values().flatten().cloned());
+            tables.extend(database.state.borrow().follows.values().flatten().map(|(table, _)| table.clone()));
         }
         tables
+    }
+
+    /// Tables that a linked peer offers and that do not follow it yet, nor have a lane: their copies have not begun.
+    pub fn uncopied(&self) -> Vec<(TableName, Box<str>)> {
+        let Some(database) = &self.database else { return Vec::new() };
+        let links = self.links();
+        let state = database.state.borrow();
+        let mut uncopied = Vec::new();
+        for (id, link) in links.iter() {
+            let follows = state.follows.get(id).map(Vec::as_slice).unwrap_or_default();
+            for offer in &link.offers {
+                let table = &offer.table.name;
+                let follows = follows.iter().any(|(name, under)| name == table && *under == offer.under);
+                if !follows
+                    && !super::copies::only_ours(self, offer)
+                    && state.lanes.iter().all(|lane| lane.table != *table)
+                {
+                    uncopied.push((table.clone(), link.node.name.clone()));
+                }
+            }
+        }
+        uncopied
     }
 
     /// This node, as others see it.

@@ -230,6 +230,12 @@ pub fn ready(shared: &Shared) -> (bool, Vec<String>) {
             let applied = state.applied.map(|applied| applied.position).unwrap_or_default();
             ready &= link.target_tail.is_some_and(|tail| applied >= tail);
         }
+        drop(links);
+        for (table, from) in shared.uncopied() {
+            ready = false;
+            let why = shared.copy_waits().get(&table).map(|wait| format!(": {}", wait.why)).unwrap_or_default();
+            problems.push(format!("table {table} is to be copied from {from}{why}"));
+        }
         for lane in &state.lanes {
             match &lane.state {
                 LaneState::Copying { from, .. } => {

@@ -132,7 +132,7 @@ impl Shared {
         if let Some((_, parent)) = self.book.parent() {
             let link = LinkId(parent.log());
             let followed = database.state.borrow().follows.get(&link).cloned().unwrap_or_default();
-            for table in followed.into_iter().filter(|table| self.policy.ownership.of(table).is_some()) {
+            for (table, _) in followed.into_iter().filter(|(table, _)| self.policy.ownership.of(table).is_some()) {
                 if let Err(error) = database.ask(|reply| Command::Announced(link, table.clone(), reply)).await {
                     tracing::warn!(%table, "that {table} is copied again is noted later: {error}");
                     return self.fewer_below.store(true, Ordering::Relaxed);
