@@ -6,6 +6,7 @@ mod connect;
 mod init;
 mod init_sqlite;
 mod inspect;
+mod kills;
 mod load;
 mod process;
 mod replicate;
