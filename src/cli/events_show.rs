@@ -4,7 +4,9 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{
+    HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 use serde_json::{Value as Json, json};
 
 use super::{ExitError, logging, output};
@@ -150,21 +152,31 @@ impl Display {
     }
 }
 
+/// A bar with position and tail; rate and time left only where there is something to wait for.
 fn bar(name: &str) -> ProgressBar {
-    let template = "{prefix} {wide_bar} {human_pos}/{human_len} {per_sec:>14} {left:>5} {msg}";
-    let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+    let template = "{prefix} {wide_bar} {human_pos}/{human_len} {rate} {msg}";
+    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         let behind = state.len().is_some_and(|length| length > state.pos());
-        let _ = match behind && state.eta() > Duration::ZERO {
-            true => write!(out, "{:#}", indicatif::HumanDuration(state.eta())),
+        // A terminal that cannot be written shows nothing anyway.
+        let _ = match behind && state.per_sec() >= 1.0 {
+            true => {
+                write!(out, "{}/s, {:#} left,", HumanCount(state.per_sec() as u64), HumanDuration(state.eta()))
+            }
             false => Ok(()),
         };
     };
-    let style = ProgressStyle::with_template(template).map(|style| style.with_key("left", left));
-    let bar = ProgressBar::new(0).with_prefix(name.to_string());
+    let style = ProgressStyle::with_template(template).map(|style| style.with_key("rate", rate));
+    let bar = ProgressBar::new(0).with_prefix(short(name).to_string());
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
+}
+
+/// A URL without its scheme and user: lines of a terminal are short.
+fn short(name: &str) -> &str {
+    let name = name.split_once("://").map_or(name, |(_, rest)| rest);
+    name.split_once('@').map_or(name, |(_, rest)| rest)
 }
 
 /// What the log says of a destination every minute.

@@ -215,3 +215,5 @@ pub const EVENTS_SHOWN_BYTES: usize = 160;
 pub const EVENTS_RECHECK_DELAY: Duration = Duration::from_secs(1);
 /// Transactions of mixed ids that a check of whole transactions has open at once.
 pub const EVENTS_GROUPS_OPEN_MAX: usize = 10_000;
+/// The same where many destinations share the process.
+pub const EVENTS_BATCH_BYTES_MIN: usize = 512 << 10;

@@ -157,6 +157,7 @@ impl Replication {
         let plan = Plan {
             source: settings.source.clone(),
             max_events_per_write: settings.max_events_per_write,
+            batch_bytes: (limits::EVENTS_BATCH_BYTES / settings.destinations.len()).max(limits::EVENTS_BATCH_BYTES_MIN),
             connect_timeout: settings.connect_timeout,
             exit_on_error: haste.exit_on_error,
             identities: Mutex::new(identities),

@@ -19,6 +19,8 @@ use crate::view::{EventIds, EventsError, EventsTable, StoredEvent, Trouble, View
 pub(super) struct Plan {
     pub source: Endpoint,
     pub max_events_per_write: u32,
+    /// What each stream reads at once: all of them share the process's memory.
+    pub batch_bytes: usize,
     pub connect_timeout: Duration,
     pub exit_on_error: bool,
     /// Which databases they are: the source's first, then those of the destinations that have been reached.
@@ -83,7 +85,7 @@ impl Worker<'_> {
         let tail = source.tail();
         self.progress.begin(at.position, *tail.borrow());
         let mut seen = Seen { view, progress: self.progress, told: false };
-        let limit = Limit { bytes: limits::EVENTS_BATCH_BYTES, entries: self.plan.max_events_per_write as usize };
+        let limit = Limit { bytes: self.plan.batch_bytes, entries: self.plan.max_events_per_write as usize };
         let (cursors, _) = watch::channel(at);
         let looking = async {
             let mut tick = tokio::time::interval(limits::EVENTS_LAG_INTERVAL);

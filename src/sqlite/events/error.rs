@@ -14,8 +14,9 @@ pub(super) fn failed(path: &Path, doing: &str, error: &Error) -> EventsError {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             ("WS-SQLITE-011", Trouble::Unreachable, "nothing: it is tried again; find who holds the lock if it stays")
         }
+        // A file that is not there is like a database that a server does not have.
         Some(ErrorCode::CannotOpen) => {
-            ("WS-SQLITE-012", Trouble::Unreachable, "check the path, and make the file: `watershed events init`")
+            ("WS-SQLITE-012", Trouble::Invalid, "check the path, and make the file: `watershed events init`")
         }
         Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied) => {
             ("WS-SQLITE-013", Trouble::Invalid, "allow this user to read and write the file and its folder")

@@ -113,5 +113,5 @@ async fn a_sqlite_table_tells_the_same() {
     conn.execute_batch("drop table events").expect("dropped");
     assert_eq!(table.facts().await.expect_err("refused").code, "WS-SQLITE-015");
     let nowhere = SqliteEventsTable::open(&dir.path().join("no.db")).await.err().expect("refused");
-    assert_eq!((nowhere.code, nowhere.trouble), ("WS-SQLITE-012", Trouble::Unreachable));
+    assert_eq!((nowhere.code, nowhere.trouble), ("WS-SQLITE-012", Trouble::Invalid));
 }
