@@ -8,6 +8,7 @@ mod groups;
 mod literal;
 mod load;
 mod pages;
+mod passfile;
 mod people;
 mod progress;
 mod replicate;

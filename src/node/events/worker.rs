@@ -111,15 +111,23 @@ impl Worker<'_> {
 
     fn ended(&self, error: FollowError) -> EventsError {
         let what = format!("the stream from {} to {} broke", self.plan.source, self.endpoint);
-        let (code, trouble, fix) = match &error {
-            FollowError::View(ViewError::Fenced { .. }) => {
-                let fix = "stop the other process that writes this destination, if there is one";
-                ("WS-EVENTS-041", Trouble::Unreachable, fix)
+        let (code, trouble, why, fix) = match &error {
+            FollowError::View(ViewError::Fenced { expected, found }) => {
+                let position = |cursor: &Option<Cursor>| cursor.map_or(0, |cursor| cursor.position.0);
+                let (expected, found) = (position(expected), position(found));
+                let why = format!("another process writes it too: it was at {expected}, and is at {found}");
+                let fix = "stop the other process, if there is one; together they are slower, and nothing worse";
+                ("WS-EVENTS-041", Trouble::Unreachable, why, fix)
             }
-            error if error.is_retryable() => ("WS-EVENTS-042", Trouble::Unreachable, "nothing: it is tried again"),
-            _ => ("WS-EVENTS-043", Trouble::Failure, "mend what it says, and start again: nothing is lost"),
+            error if error.is_retryable() => {
+                ("WS-EVENTS-042", Trouble::Unreachable, error.to_string(), "nothing: it is tried again")
+            }
+            error => {
+                let fix = "mend what it says, and start again: nothing is lost";
+                ("WS-EVENTS-043", Trouble::Failure, error.to_string(), fix)
+            }
         };
-        EventsError { code, trouble, what, why: error.to_string(), fix: fix.into() }
+        EventsError { code, trouble, what, why, fix: fix.into() }
     }
 
     /// Opens both ends, after having looked at them as far as is needed.

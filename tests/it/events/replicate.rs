@@ -189,3 +189,57 @@ fn what_it_does_can_be_read_by_programs() {
     let last: serde_json::Value = serde_json::from_str(out.lines().last().expect("lines")).expect("JSON");
     assert_eq!((&last["schema"], &last["destinations"][0]["position"]), (&1.into(), &50.into()), "{out}");
 }
+
+#[test]
+fn servers_and_files_mix() {
+    let cluster = cluster();
+    let (from, near) = (source(&cluster), destination(&cluster));
+    append(&cluster, &from, 1..=500);
+    let pi = "alter table events disable trigger check_sql_command; \
+              update events set event = '{\"pi\": 3.14159265358979323846264338327950288419716939937510}' where id = 7; \
+              alter table events enable trigger check_sql_command";
+    cluster.sql(&from, pi);
+    let site = Site::new(&from, &["sqlite:copy.db", &near]);
+    let missing = site.output(&["--dry-run"]);
+    let said = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(said.contains("error[WS-SQLITE-012]") && missing.status.code() == Some(3), "{said}");
+    let file = site.folder.path().join("copy.db");
+    let made = |role: &str, path: &std::path::Path| {
+        let url = format!("sqlite:{}", path.display());
+        let arguments = ["events", "init", "--create-database", "--role", role, "--url", &url];
+        let made = std::process::Command::new(env!("CARGO_BIN_EXE_watershed")).args(arguments).output();
+        assert!(made.expect("the binary starts").status.success());
+    };
+    made("destination", &file);
+    let mut running = site.start(&[]);
+    running.says("copy.db is current, at 500");
+    equal((&cluster, &from), (&cluster, &near), &running);
+    running.signal("-INT");
+    assert_eq!(running.ends(), 0, "{}", running.said());
+    // What was copied is a copy, for the checks of the next start too.
+    let conn = rusqlite::Connection::open(&file).expect("opened");
+    let event: String = conn.query_row("select event from events where id = 7", [], |row| row.get(0)).expect("a row");
+    assert!(event.contains("3.14159265358979323846264338327950288419716939937510"), "{event}");
+    assert_eq!(site.output(&["--dry-run"]).status.code(), Some(0));
+    conn.execute("insert into events values (501, '2024-01-01 00:00:00+00', '1')", []).expect("inserted");
+    let said = String::from_utf8_lossy(&site.output(&[]).stderr).into_owned();
+    assert!(said.contains("error[WS-EVENTS-036]"), "{said}");
+    // A file is a source as well.
+    let first = site.folder.path().join("first.db");
+    made("source", &first);
+    let conn = rusqlite::Connection::open(&first).expect("opened");
+    conn.execute("insert into events (ts, event) values ('2024-01-01 00:00:00.5+00', '{\"b\":1,\"a\":[1.10]}')", [])
+        .expect("inserted");
+    let to = destination(&cluster);
+    let back = Site::new(&format!("sqlite:{}", first.display()), &[&to]);
+    let mut running = back.start(&[]);
+    running.says("is current, at 1");
+    assert_eq!(cluster.sql(&to, "select event from events"), "{\"a\": [1.10], \"b\": 1}\n");
+    running.signal("-INT");
+    assert_eq!(running.ends(), 0);
+    assert_eq!(back.output(&["--dry-run"]).status.code(), Some(0), "written differently, the same event");
+    let twice = Site::new(&format!("sqlite:{}", first.display()), &["sqlite:link.db"]);
+    std::os::unix::fs::symlink(&first, twice.folder.path().join("link.db")).expect("linked");
+    let said = String::from_utf8_lossy(&twice.output(&["--dry-run"]).stderr).into_owned();
+    assert!(said.contains("error[WS-EVENTS-005]"), "{said}");
+}
