@@ -8,7 +8,6 @@ mod groups;
 mod literal;
 mod load;
 mod pages;
-mod passfile;
 mod people;
 mod progress;
 mod replicate;

@@ -60,7 +60,7 @@ fn what_cannot_be_loaded_into_is_said_and_ends_the_command() {
     let folder = tempfile::tempdir().expect("a folder");
     let missing = format!("sqlite:{}", folder.path().join("missing.db").display());
     let output = load(&missing, &[]);
-    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
     let bare = folder.path().join("bare.db");
     let conn = rusqlite::Connection::open(&bare).expect("a file");
     conn.execute_batch("create table t (a)").expect("made");
