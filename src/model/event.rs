@@ -280,6 +280,19 @@ pub fn scan_events<'a, E: From<CodecError>>(
     Ok(())
 }
 
+/// How many events encoded changes hold, by their lengths alone: whether they are events is seen when they are scanned.
+///
+/// # Errors
+/// A length that leads past the end.
+pub fn count_events(changes: &[u8]) -> Result<usize, CodecError> {
+    let (mut rest, mut count) = (changes, 0);
+    while rest.has_remaining() {
+        field_bytes(&mut rest)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 fn unreadable(why: impl ToString) -> CodecError {
     malformed("an event", why)
 }
@@ -392,6 +405,7 @@ mod tests {
             scan_events(&bytes, |event| -> Result<(), CodecError> { read.push((event.id, event.time, event.json.to_vec())); Ok(()) })
                 .expect("own encoding");
             prop_assert_eq!(read.len(), events.len());
+            prop_assert_eq!(count_events(&bytes), Ok(events.len()));
             for (read, (id, time, json)) in read.iter().zip(&events) {
                 prop_assert_eq!((read.0, read.1, &read.2), (*id, EventTime(i64::from(*time) * 1_000_003), json));
             }

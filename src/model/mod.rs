@@ -19,7 +19,7 @@ pub use change::{Change, Op};
 pub use codec::{CodecError, decode_changes, decode_table, encode_changes, encode_table, scan_ops};
 pub use entry::{Entry, EntryHeader};
 pub use envelope::put_entry;
-pub use event::{Event, EventTime, EventTimeError, events_table, put_event, scan_events};
+pub use event::{Event, EventTime, EventTimeError, count_events, events_table, put_event, scan_events};
 pub use json::same_json;
 pub use position::{Cursor, CursorError, Epoch, Lamport, LinkId, LogId, Origin, Position, SourceCursor, Timestamp};
 pub use table::{Column, Fingerprint, TableDef, TableName, TableNameError};

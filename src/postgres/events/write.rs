@@ -10,7 +10,7 @@ use tokio_postgres::{CopyInSink, Statement};
 use super::binary::{HEADER, TRAILER, put_row};
 use super::scan::Xid;
 use super::view::PgEventsOptions;
-use crate::model::{Batch, CodecError, Cursor, Epoch, Event, Logged, Position, limits, scan_events};
+use crate::model::{Batch, CodecError, Cursor, Epoch, Event, Logged, Position, count_events, limits, scan_events};
 use crate::postgres::{PgError, Session};
 use crate::view::{EventIds, ViewError};
 
@@ -172,12 +172,8 @@ impl Writer {
     fn next_run(&self, entries: &[Logged]) -> Result<(usize, usize, usize), ViewError> {
         let (mut rows, mut count, mut bytes) = (0, 0, 0);
         for logged in entries {
-            let mut own = 0;
-            let counted = scan_events(logged.entry.changes_bytes(), |_| -> Result<(), CodecError> {
-                own += 1;
-                Ok(())
-            });
-            counted.map_err(|error| ViewError::Failed(error.to_string()))?;
+            let own = count_events(logged.entry.changes_bytes());
+            let own = own.map_err(|error| ViewError::Failed(error.to_string()))?;
             if count > 0 && (rows + own > self.options.events_per_write_max || logged.entry.header().more) {
                 break;
             }
