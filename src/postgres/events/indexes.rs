@@ -4,8 +4,12 @@
 //! What has been put off stands in a table of our own, written in the commit that drops the indexes, and is removed
 //! from it in the commit that builds them: whoever comes after a crash builds the rest.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future;
+
+use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use crate::postgres::{Endpoint, PgError, Session};
@@ -88,22 +92,51 @@ impl Indexes {
         let begun = Instant::now();
         let (name, count) = (session.endpoint().name().to_string(), self.waiting.len());
         let pid: i32 = session.client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(failed)?.get(0);
-        // More memory sorts quicker; what the server allows by default is kept when it is more.
-        let memory = "SELECT set_config('maintenance_work_mem', greatest(262144, setting::bigint)::text, false) \
-                      FROM pg_settings WHERE name = 'maintenance_work_mem'";
-        session.client.batch_execute(memory).await.map_err(failed)?;
         let _shown = Shown::start(session.endpoint().clone(), pid);
-        while let Some((index, definition)) = self.waiting.last().cloned() {
-            let number = count - self.waiting.len() + 1;
-            tracing::info!("{name}: building index {index}, {number} of {count}");
-            let shown = literal(&index);
-            let text = format!("BEGIN; {definition}; DELETE FROM watershed.events_index WHERE name = {shown}; COMMIT");
-            session.client.batch_execute(&text).await.map_err(failed)?;
-            self.waiting.pop();
-        }
+        let queue = Mutex::new(self.waiting.clone());
+        // Two at a time: an index is sorted on one core for most of its time. Who cannot connect twice builds alone.
+        let second = session.endpoint().connect(LOOK_CONNECT_LIMIT).await;
+        let beside = async {
+            match &second {
+                Ok(second) => build_all(second, &queue).await,
+                Err(error) => {
+                    tracing::debug!("{name}: the indexes are built one by one: {}", error.words());
+                    Ok(())
+                }
+            }
+        };
+        let (built, others) = future::join(build_all(session, &queue), beside).await;
+        built?;
+        others?;
+        self.waiting.clear();
         session.client.batch_execute("RESET maintenance_work_mem; ANALYZE events").await.map_err(failed)?;
         tracing::info!("{name}: {count} indexes built in {:.1?}", begun.elapsed());
         Ok(())
+    }
+}
+
+/// Builds what is left in the queue, each index in one commit with the note that it is there.
+async fn build_all(session: &Session, queue: &Mutex<Vec<(String, String)>>) -> Result<(), PgError> {
+    let failed = |e| session.endpoint().failed("building the indexes of events", e);
+    let name = session.endpoint().name();
+    // More memory sorts quicker; what the server allows by default is kept when it is more.
+    let memory = "SELECT set_config('maintenance_work_mem', greatest(262144, setting::bigint)::text, false) \
+                  FROM pg_settings WHERE name = 'maintenance_work_mem'; SET statement_timeout = 0";
+    session.client.batch_execute(memory).await.map_err(failed)?;
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let Some((index, definition)) = next else { return Ok(()) };
+        tracing::info!("{name}: building index {index}");
+        let shown = literal(&index);
+        let text = format!("BEGIN; {definition}; DELETE FROM watershed.events_index WHERE name = {shown}; COMMIT");
+        match session.client.batch_execute(&text).await {
+            // A killed run's server process goes on to the end of its statement: it has built this one meanwhile.
+            Err(error) if error.code() == Some(&SqlState::DUPLICATE_TABLE) => {
+                let text = format!("ROLLBACK; DELETE FROM watershed.events_index WHERE name = {shown}");
+                session.client.batch_execute(&text).await.map_err(failed)?;
+            }
+            built => built.map_err(failed)?,
+        }
     }
 }
 

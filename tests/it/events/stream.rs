@@ -105,6 +105,24 @@ fn events_are_copied_followed_and_indexes_built_afterwards() {
 }
 
 #[test]
+fn an_index_that_a_killed_run_built_after_all_is_not_built_again() {
+    let from = database(TABLE);
+    let to = database(&(TABLE.to_string() + INDEXES));
+    append(&from, 1, 10, 1);
+    // As it is found by who has read that the index waits before the killed run's server process has committed.
+    CLUSTER.sql(
+        &to,
+        "create schema watershed; create table watershed.events_index (name text primary key, definition text not null); \
+         insert into watershed.events_index values ('public.events_ts', 'create index events_ts on events (ts)'), \
+         ('public.more', 'create index more on events (ts, id)')",
+    );
+    run(equal(&from, &to, EventIds::Table));
+    let names = "select indexname from pg_indexes where tablename = 'events' order by 1";
+    assert_eq!(CLUSTER.sql(&to, names), "Events op\nevents_pkey\nevents_ts\nmore\n");
+    assert_eq!(CLUSTER.sql(&to, "select count(*) from watershed.events_index"), "0\n");
+}
+
+#[test]
 fn a_read_never_splits_a_transaction_and_gives_a_large_one_in_parts() {
     let from = database(TABLE);
     append(&from, 1, 40, 50);
