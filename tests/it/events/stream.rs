@@ -105,6 +105,35 @@ fn events_are_copied_followed_and_indexes_built_afterwards() {
 }
 
 #[test]
+fn events_of_every_size_and_form_arrive_as_they_are() {
+    let from = database(TABLE);
+    let to = database(TABLE);
+    let refused = CLUSTER.try_sql(&from, r#"insert into events values (1, now(), '"\u0000"')"#);
+    assert!(refused.expect_err("jsonb has no such character").contains("u0000"));
+    let digits = "1234567890".repeat(10);
+    let forms = [
+        "'1'".to_string(),
+        "to_jsonb(repeat('ä', 4 * 1024 * 1024 - 8))".to_string(),
+        "(repeat('[', 3000) || repeat(']', 3000))::jsonb".to_string(),
+        r#"'"日本語 😀 é \" \\ \n"'"#.to_string(),
+        format!("'[{digits}, -0.{digits}, {digits}.10, 1.10, 1e2, 9007199254740993]'"),
+        "'{}'".to_string(),
+    ];
+    for round in 0..2 {
+        // First all at once, as one that is behind reads them, then one by one.
+        for (at, form) in forms.iter().enumerate() {
+            let id = round * forms.len() + at + 1;
+            CLUSTER.sql(&from, &format!("insert into events values ({id}, clock_timestamp(), {form})"));
+            if round == 1 {
+                run(equal(&from, &to, EventIds::Table));
+            }
+        }
+        run(equal(&from, &to, EventIds::Table));
+    }
+    assert_eq!(CLUSTER.sql(&to, "select max(octet_length(event::text)) from events"), "8388594\n");
+}
+
+#[test]
 fn an_index_that_a_killed_run_built_after_all_is_not_built_again() {
     let from = database(TABLE);
     let to = database(&(TABLE.to_string() + INDEXES));
