@@ -5,10 +5,12 @@
 //! ```
 
 mod ledger;
+mod lock;
 pub mod memory;
 pub mod segments;
 mod spool;
 
+pub use lock::{Locked, lock_file};
 pub use spool::Spool;
 
 use std::io;

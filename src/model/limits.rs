@@ -217,3 +217,7 @@ pub const EVENTS_RECHECK_DELAY: Duration = Duration::from_secs(1);
 pub const EVENTS_GROUPS_OPEN_MAX: usize = 10_000;
 /// The same where many destinations share the process.
 pub const EVENTS_BATCH_BYTES_MIN: usize = 512 << 10;
+/// How long a lock is waited for that this process itself held: a child that it starts may have a copy for a moment.
+pub const LOCK_OWN_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Between two attempts at such a lock.
+pub const LOCK_OWN_WAIT: Duration = Duration::from_millis(5);

@@ -1,11 +1,12 @@
 //! A node's data folder: one process at a time, and what stands in it besides the logs.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::settings::{Exit, NodeError};
+use crate::log::{Locked, lock_file};
 use crate::model::SourceCursor;
 
 /// A locked data folder; the lock goes with the value, or with the process.
@@ -96,22 +97,17 @@ pub fn lock(path: &Path) -> Result<File, NodeError> {
     let file = path.join("node.lock");
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
     let mut lock = opened.map_err(|error| unusable(path, &error))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = lock.read_to_string(&mut holder);
-            return Err(NodeError::new(
-                "WS-NODE-014",
-                Exit::Locked,
-                format!("the data folder {} is in use by process {}", path.display(), holder.trim()),
-                "two processes on one log would destroy it",
-                "stop that process first, or give this node a data_dir of its own",
-            ));
-        }
-        Err(TryLockError::Error(error)) => return Err(unusable(path, &error)),
+    match lock_file(&mut lock, true).map_err(|error| unusable(path, &error))? {
+        Locked::Held => Ok(lock),
+        Locked::Taken(holder) => Err(NodeError::new(
+            "WS-NODE-014",
+            Exit::Locked,
+            match holder {
+                Some(holder) => format!("the data folder {} is in use by process {holder}", path.display()),
+                None => format!("the data folder {} is in use by another process", path.display()),
+            },
+            "two processes on one log would destroy it",
+            "stop that process first, or give this node a data_dir of its own",
+        )),
     }
-    let written = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-    written.map_err(|error| unusable(path, &error))?;
-    Ok(lock)
 }

@@ -1,11 +1,13 @@
 //! The seam between the log and its medium: a folder of files. Tests put storage here that lies and fails.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::log::{Locked, lock_file};
 
 /// The file that one process holds locked; its text is that process's id.
 const LOCK: &str = "LOCK";
@@ -142,20 +144,9 @@ impl Storage for FolderStorage {
                 Err(e) => return Err(e),
             },
         };
-        let locked = if exclusive { file.try_lock() } else { file.try_lock_shared() };
-        match locked {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                file.take(32).read_to_string(&mut text)?;
-                return Ok(Lock::Taken(text.trim().parse().ok()));
-            }
-            Err(TryLockError::Error(e)) => return Err(e),
-        }
-        if exclusive {
-            file.set_len(0)?;
-            file.seek(SeekFrom::Start(0))?;
-            writeln!(file, "{}", std::process::id())?;
+        match lock_file(&mut file, exclusive)? {
+            Locked::Held => {}
+            Locked::Taken(pid) => return Ok(Lock::Taken(pid)),
         }
         Ok(Lock::Held(Box::new(file)))
     }
