@@ -304,7 +304,9 @@ fn large(dir: &Path) {
 
 fn main() {
     let dir = std::env::var_os("WATERSHED_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let mut arguments = std::env::args();
+    let _program = arguments.next();
+    let asked: Vec<String> = arguments.filter(|argument| !argument.starts_with('-')).collect();
     let wants = |name: &str| asked.is_empty() || asked.iter().any(|argument| argument == name);
     for (name, run) in [("latency", latency as fn(&Path)), ("backlog", backlog), ("memory", memory), ("large", large)] {
         if wants(name) {

@@ -12,16 +12,18 @@ fn main() -> ExitCode {
 }
 
 /// Entries are allocated by one thread and freed by another all the time. With an arena for every thread, as is glibc's
-/// default, a node that catches up would hold three times the memory; so a node (or a replicator) starts itself once more with fewer. Where
-/// that cannot be done it runs as it is.
+/// default, a node that catches up would hold three times the memory; so a node (or a replicator) starts itself once
+/// more with fewer. Where that cannot be done it runs as it is.
 fn bound_arenas() {
-    let long = std::env::args().skip(1).any(|argument| ["run", "demo", "replicate"].contains(&argument.as_str()));
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let Some((_, arguments)) = arguments.split_first() else { return };
+    let long = arguments.iter().any(|argument| ["run", "demo", "replicate"].iter().any(|command| argument == command));
     if !long || std::env::var_os(ARENAS.0).is_some() {
         return;
     }
     if let Ok(program) = std::env::current_exe() {
         let mut again = Command::new(program);
-        again.args(std::env::args_os().skip(1)).env(ARENAS.0, ARENAS.1);
+        again.args(arguments).env(ARENAS.0, ARENAS.1);
         // `exec` returns only where it failed.
         let error = again.exec();
         eprintln!("it runs with the allocator's defaults: {error}");

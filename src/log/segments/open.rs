@@ -185,7 +185,7 @@ fn settle(segments: &[Arc<Segment>], found: &[Found], scan: &Scan) {
 /// Cuts what is torn. What stays but is above the last durable mark is written again, because what the system shows of it
 /// need not be on disk.
 fn repair(storage: &dyn Storage, found: &[Found], scan: &Scan) -> Result<(), OpenError> {
-    for later in found.iter().skip(scan.segment + 1).rev() {
+    for later in found.iter().enumerate().rev().take_while(|(i, _)| *i > scan.segment).map(|(_, later)| later) {
         storage.remove(&later.name)?;
         storage.sync()?;
     }

@@ -30,10 +30,11 @@ pub(super) fn trim(shared: &Shared, upto: Option<Position>) -> io::Result<()> {
 /// The oldest segment, if it may go.
 fn due(shared: &Shared, upto: Option<Position>) -> Option<Arc<Segment>> {
     let segments = shared.segments();
-    let [oldest, next, ..] = segments.as_slice() else { return None };
+    let [oldest, later @ ..] = segments.as_slice() else { return None };
+    let next = later.first()?;
     let last = last_before(next);
     // Recovery starts at a segment that does not begin within a unit.
-    if segments.iter().skip(1).all(|segment| segment.continues) {
+    if later.iter().all(|segment| segment.continues) {
         return None;
     }
     let bytes: u64 = segments.iter().map(|segment| segment.capacity).sum();

@@ -308,7 +308,7 @@ impl Scanner<'_> {
                 _ if i == self.scan.segment => self.scan.offset - found.header_bytes,
                 _ => self.found[i + 1].header.previous_end,
             };
-            let range = self.found.iter().enumerate().take(self.scan.segment + 1).skip(segment);
+            let range = self.found.iter().enumerate().filter(|(i, _)| (segment..=self.scan.segment).contains(i));
             let torn: u64 = range.map(cut).sum();
             self.scan.torn_bytes += torn;
             self.scan.unproven.retain(|unproven| unproven.sequence < sequence);
