@@ -9,7 +9,7 @@ use prost::encoding::{self, DecodeContext, WireType};
 use thiserror::Error;
 
 use super::codec::{CodecError, malformed};
-use super::{Column, Op, TableDef};
+use super::{Column, Op, TableDef, Timestamp};
 
 /// One event. Its text is borrowed from where it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct EventTime(pub i64);
 #[error("not a time: {0:?} (expected YYYY-MM-DD HH:MM:SS[.FFFFFF]+HH[:MM], with BC where it applies, or infinity)")]
 pub struct EventTimeError(pub String);
 
+/// Microseconds from 1970-01-01 to 2000-01-01.
+const EPOCH_2000_US: i64 = 946_684_800_000_000;
 const DAY_US: i64 = 86_400_000_000;
 /// Days from 0000-03-01 (proleptic Gregorian) to 2000-01-01.
 const DAYS_TO_2000: i64 = 730_425;
@@ -64,6 +66,11 @@ impl EventTime {
     pub const INFINITY: EventTime = EventTime(i64::MAX);
     /// Before every time.
     pub const MINUS_INFINITY: EventTime = EventTime(i64::MIN);
+    /// The same instant, counted as entries count it; infinities stay at the ends.
+    pub fn since_1970(self) -> Timestamp {
+        Timestamp(self.0.saturating_add(EPOCH_2000_US))
+    }
+
     /// Bytes that the text of a time has at most.
     pub const TEXT_BYTES_MAX: usize = 40;
 

@@ -2,30 +2,21 @@
 
 use std::pin::Pin;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{CopyOutStream, RowStream, Statement};
 
 use super::binary;
 use crate::log::Limit;
-use crate::model::{
-    Entry, EntryHeader, Event, EventTime, LinkId, Logged, Position, ReadFrom, Timestamp, events_table, limits,
-    put_entry, put_event,
-};
+use crate::model::{Event, EventEntries, EventTime, Logged, Position, ReadFrom, limits, put_event};
 use crate::postgres::{PgError, Session};
 use crate::view::EventIds;
 
-/// Microseconds from 1970-01-01 to 2000-01-01.
-const EPOCH_2000_US: i64 = 946_684_800_000_000;
-
-/// Entries under construction: one buffer, cut into entries at the end.
+/// Entries under construction.
 pub(super) struct Gathering {
     ids: EventIds,
     limit: Limit,
-    bytes: Vec<u8>,
-    ends: Vec<(Position, usize)>,
-    header: EntryHeader,
+    entries: EventEntries,
     open: Option<Open>,
     /// Where the entries gathered so far end.
     pub(super) next: ReadFrom,
@@ -43,14 +34,13 @@ pub(super) struct Open {
 
 impl Gathering {
     pub(super) fn new(ids: EventIds, from: ReadFrom, limit: Limit, open: Option<Open>) -> Gathering {
-        let header = EntryHeader { tables: vec![events_table().fingerprint], ..EntryHeader::default() };
-        let bytes = Vec::with_capacity(limit.bytes.min(limits::PART_BYTES_TARGET));
-        Gathering { ids, limit, bytes, ends: Vec::new(), header, open, next: from }
+        let entries = EventEntries::with_capacity(limit.bytes.min(limits::PART_BYTES_TARGET));
+        Gathering { ids, limit, entries, open, next: from }
     }
 
     /// Whether a read should return what there is.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.len() >= self.limit.bytes || self.ends.len() >= self.limit.entries
+        self.entries.bytes() >= self.limit.bytes || self.entries.count() >= self.limit.entries
     }
 
     pub(super) fn add(&mut self, transaction: u64, event: Event<'_>) {
@@ -89,10 +79,7 @@ impl Gathering {
 
     fn put(&mut self, more: bool) {
         let Some(open) = &self.open else { return };
-        (self.header.part, self.header.more) = (open.part, more);
-        self.header.time = Timestamp(open.time.0.saturating_add(EPOCH_2000_US));
-        put_entry(&mut self.bytes, &self.header, &open.changes);
-        self.ends.push((open.position, self.bytes.len()));
+        self.entries.put(open.position, open.time, open.part, more, &open.changes);
         self.next = match more {
             true => ReadFrom { after: self.next.after, part: open.part + 1 },
             false => open.position.into(),
@@ -106,14 +93,7 @@ impl Gathering {
 
     /// The entries.
     pub(super) fn finish(self) -> Vec<Logged> {
-        let bytes = Bytes::from(self.bytes);
-        let mut start = 0;
-        let entries = self.ends.iter().map(|&(position, end)| {
-            let entry = Entry::decode(bytes.slice(start..end)).expect("it was encoded here");
-            start = end;
-            Logged { position, from: LinkId::LOCAL, entry }
-        });
-        entries.collect()
+        self.entries.finish()
     }
 }
 

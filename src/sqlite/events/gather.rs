@@ -1,22 +1,12 @@
 //! Rows of events in the order of their ids, gathered into entries.
 
-use bytes::Bytes;
-
 use crate::log::Limit;
-use crate::model::{
-    Entry, EntryHeader, Event, EventTime, LinkId, Logged, Position, ReadFrom, Timestamp, events_table, limits,
-    put_entry, put_event,
-};
+use crate::model::{Event, EventEntries, EventTime, Logged, Position, ReadFrom, limits, put_event};
 
-/// Microseconds from 1970-01-01 to 2000-01-01.
-const EPOCH_2000_US: i64 = 946_684_800_000_000;
-
-/// Entries under construction: one buffer, cut into entries at the end. Neighbours with one time are one transaction.
+/// Entries under construction. Neighbours with one time are one transaction.
 pub(super) struct Gathering {
     limit: Limit,
-    bytes: Vec<u8>,
-    ends: Vec<(Position, usize)>,
-    header: EntryHeader,
+    entries: EventEntries,
     time: EventTime,
     last_id: i64,
     /// Of the transaction whose end has not been seen; empty when there is none.
@@ -33,9 +23,7 @@ impl Gathering {
     pub(super) fn new(from: ReadFrom, before: (i64, EventTime), limit: Limit) -> Gathering {
         Gathering {
             limit,
-            bytes: Vec::with_capacity(limit.bytes.min(limits::PART_BYTES_TARGET)),
-            ends: Vec::new(),
-            header: EntryHeader { tables: vec![events_table().fingerprint], ..EntryHeader::default() },
+            entries: EventEntries::with_capacity(limit.bytes.min(limits::PART_BYTES_TARGET)),
             time: before.1,
             last_id: before.0,
             changes: Vec::new(),
@@ -63,7 +51,7 @@ impl Gathering {
     }
 
     fn is_full(&self) -> bool {
-        self.bytes.len() >= self.limit.bytes || self.ends.len() >= self.limit.entries
+        self.entries.bytes() >= self.limit.bytes || self.entries.count() >= self.limit.entries
     }
 
     /// There are no more events: the last transaction is whole.
@@ -74,12 +62,9 @@ impl Gathering {
     }
 
     fn put(&mut self, more: bool) {
-        (self.header.part, self.header.more) = (self.part, more);
-        self.header.time = Timestamp(self.time.0.saturating_add(EPOCH_2000_US));
-        put_entry(&mut self.bytes, &self.header, &self.changes);
         // Of a transaction in parts only the last one's position is the transaction's.
         let position = Position(self.last_id as u64);
-        self.ends.push((position, self.bytes.len()));
+        self.entries.put(position, self.time, self.part, more, &self.changes);
         self.changes.clear();
         self.put = (self.last_id, self.time);
         self.part = if more { self.part + 1 } else { 0 };
@@ -91,13 +76,6 @@ impl Gathering {
 
     /// The entries.
     pub(super) fn finish(self) -> Vec<Logged> {
-        let bytes = Bytes::from(self.bytes);
-        let mut start = 0;
-        let entries = self.ends.iter().map(|&(position, end)| {
-            let entry = Entry::decode(bytes.slice(start..end)).expect("it was encoded here");
-            start = end;
-            Logged { position, from: LinkId::LOCAL, entry }
-        });
-        entries.collect()
+        self.entries.finish()
     }
 }
