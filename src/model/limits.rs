@@ -148,8 +148,8 @@ pub const EVENTS_SCAN_ROWS_MANY: u32 = 250_000;
 pub const EVENTS_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks while events wait for older transactions to end.
 pub const EVENTS_HORIZON_INTERVAL: Duration = Duration::from_millis(10);
-/// What a stream of events reads at once, twice (one batch is read while another is written).
-pub const EVENTS_BATCH_BYTES: usize = 4 << 20;
+/// What a stream of events reads at once, four times (two batches are written, one waits, one is read).
+pub const EVENTS_BATCH_BYTES: usize = 3 << 20;
 /// Up to so many events are written by one statement instead of COPY.
 pub const EVENTS_FEW: usize = 64;
 /// Up to so many bytes of events are written by one statement instead of COPY.
@@ -221,3 +221,7 @@ pub const EVENTS_BATCH_BYTES_MIN: usize = 512 << 10;
 pub const LOCK_OWN_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Between two attempts at such a lock.
 pub const LOCK_OWN_WAIT: Duration = Duration::from_millis(5);
+/// From this size on events are copied beside those before them, over a second connection, in bytes.
+pub const EVENTS_BESIDE_BYTES_MIN: usize = 512 << 10;
+/// What has been copied beside waits this long for what comes before it to be committed.
+pub const EVENTS_BESIDE_WAIT_MAX: Duration = Duration::from_secs(10);

@@ -140,6 +140,9 @@ pub async fn follow(
         };
         if batch.next == from {
             patiently(stop, view, async |view| view.caught_up().await).await?;
+            if let Some(cursor) = view.cursor().await? {
+                progress.send_replace(cursor);
+            }
             tokio::select! {
                 _ = stop.cancelled() => {}
                 changed = tail.changed() => if changed.is_err() { return Ok(()) },
@@ -171,6 +174,7 @@ pub async fn follow(
         from = next;
         ahead = read?;
     }
+    patiently(stop, view, async |view| view.flush().await).await?;
     Ok(())
 }
 

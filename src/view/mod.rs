@@ -28,9 +28,15 @@ use crate::model::{Batch, Cursor, Position, TableName};
 pub trait View: Send {
     /// How far the state has come; `None` for a new view.
     async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError>;
-    /// Effects and `batch.upto` together, or neither.
+    /// Effects and `batch.upto` together, or neither. They may still be under way on return: [`View::cursor`] tells what is
+    /// there, and [`View::flush`] waits for all of it.
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError>;
-    /// The source has nothing more for now: what was put off while there was much to apply may be done.
+    /// Waits until everything that was given to [`View::apply`] is there.
+    async fn flush(&mut self) -> Result<(), ViewError> {
+        Ok(())
+    }
+    /// The source has nothing more for now: everything given is flushed, and what was put off while there was much to apply
+    /// may be done.
     async fn caught_up(&mut self) -> Result<(), ViewError> {
         Ok(())
     }

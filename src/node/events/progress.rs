@@ -208,6 +208,8 @@ impl Progress {
 pub(super) struct Seen<'a> {
     pub(super) view: Box<dyn View>,
     pub(super) progress: &'a Progress,
+    /// Oldest first.
+    pub(super) given: VecDeque<Given>,
     /// Whether it was said that the destination is current.
     pub(super) told: bool,
 }
@@ -222,6 +224,31 @@ fn count_changes(mut changes: &[u8]) -> u64 {
     count
 }
 
+/// What the view was given and has not shown yet.
+pub(super) struct Given {
+    events: u64,
+    upto: Position,
+    whole: bool,
+    since: Instant,
+}
+
+impl Seen<'_> {
+    /// Counts what is there by now.
+    async fn look(&mut self) -> Result<(), ViewError> {
+        let at = self.view.cursor().await?.map(|cursor| cursor.position).unwrap_or_default();
+        while let Some(given) = self.given.pop_front_if(|given| given.upto <= at) {
+            let Given { events, upto, whole, since } = given;
+            self.progress.applied(events, upto, whole);
+            tracing::debug!(
+                "{}: {events} events up to {upto}, in {:.1?}",
+                self.progress.name(),
+                round(since.elapsed())
+            );
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl View for Seen<'_> {
     async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError> {
@@ -229,16 +256,21 @@ impl View for Seen<'_> {
     }
 
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
-        let started = Instant::now();
+        let since = Instant::now();
         self.view.apply(batch).await?;
         let events = batch.entries.iter().map(|logged| count_changes(logged.entry.changes_bytes())).sum();
-        self.progress.applied(events, batch.upto.position, batch.next.part == 0);
-        let (name, position) = (self.progress.name(), batch.upto.position);
-        tracing::debug!("{name}: {events} events up to {position}, in {:.1?}", round(started.elapsed()));
-        Ok(())
+        self.given.push_back(Given { events, upto: batch.upto.position, whole: batch.next.part == 0, since });
+        self.look().await
+    }
+
+    async fn flush(&mut self) -> Result<(), ViewError> {
+        self.view.flush().await?;
+        self.look().await
     }
 
     async fn caught_up(&mut self) -> Result<(), ViewError> {
+        // What is there is shown before indexes are built.
+        self.flush().await?;
         self.view.caught_up().await?;
         if self.progress.caught_up() && !std::mem::replace(&mut self.told, true) {
             tracing::info!("{} is current, at {}", self.progress.name(), self.progress.status().position);

@@ -1,5 +1,6 @@
 //! The stream to one destination: reached, looked at, followed; and tried again.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ impl Worker<'_> {
         let at = cursor(&mut *view).await.map_err(|error| self.ended(error.into()))?;
         let tail = source.tail();
         self.progress.begin(at.position, *tail.borrow());
-        let mut seen = Seen { view, progress: self.progress, told: false };
+        let mut seen = Seen { view, progress: self.progress, given: VecDeque::new(), told: false };
         let limit = Limit { bytes: self.plan.batch_bytes, entries: self.plan.max_events_per_write as usize };
         let (cursors, _) = watch::channel(at);
         let looking = async {

@@ -2,10 +2,12 @@
 
 mod binary;
 mod compare;
+mod flights;
 mod indexes;
 mod init;
 mod insert;
 mod inspect;
+mod pen;
 mod restore;
 mod scan;
 mod source;

@@ -3,22 +3,17 @@
 //! The cursor is the table's greatest id. Where ids come from a sequence they commit out of order, and the cursor (the
 //! number of the last transaction) stands in a table of our own, written in the same commit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::indexes::Indexes;
+use super::pen::Pen;
 use super::write::Writer;
-use crate::model::{Batch, Cursor, Epoch, LogId, Position, limits};
-use crate::postgres::{Endpoint, PgError, Session};
+use crate::model::{Batch, Cursor, Epoch, LogId, limits};
+use crate::postgres::{Endpoint, PgError};
 use crate::view::{EventIds, View, ViewError};
-
-/// For the writing session. A commit that the server loses in a crash is read again, because the cursor is lost with
-/// it: so it need not be waited for until it is on disk. The greatest id is looked up in the index, also by a plan that
-/// was made while the table was empty, to which all plans looked equal.
-const SETTINGS: &str = "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET statement_timeout = 0; SET lock_timeout = 0; \
-     SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET jit = off; \
-     SET default_transaction_isolation = 'read committed'";
 
 /// How a destination is written.
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +29,9 @@ pub struct PgEventsOptions {
 /// An events table that follows another.
 pub struct PgEventsView {
     source: LogId,
-    session: Session,
+    pen: Arc<Pen>,
     writer: Writer,
     indexes: Indexes,
-    position: Position,
 }
 
 impl PgEventsView {
@@ -46,13 +40,10 @@ impl PgEventsView {
     /// # Errors
     /// The server cannot be reached, or there is no such table.
     pub async fn open(endpoint: &Endpoint, source: LogId, options: PgEventsOptions) -> Result<PgEventsView, PgError> {
-        let session = endpoint.connect(options.connect_limit).await?;
-        let failed = |e| endpoint.failed("preparing to write events", e);
-        session.client.batch_execute(SETTINGS).await.map_err(failed)?;
-        let writer = Writer::new(&session, options).await?;
-        let position = writer.position(&session).await?;
-        let indexes = Indexes::look(&session).await?;
-        Ok(PgEventsView { source, session, writer, indexes, position })
+        let pen = Arc::new(Pen::open(endpoint, options.ids, options.connect_limit).await?);
+        let writer = Writer::new(pen.clone(), options).await?;
+        let indexes = Indexes::look(&pen.session).await?;
+        Ok(PgEventsView { source, pen, writer, indexes })
     }
 
     /// Builds the indexes that were put off, if any.
@@ -60,35 +51,36 @@ impl PgEventsView {
     /// # Errors
     /// The server fails; what was built stays, the rest is built next time.
     pub async fn finish_indexes(&mut self) -> Result<(), PgError> {
-        self.indexes.build(&self.session).await
-    }
-
-    async fn take(&mut self, batch: &Batch) -> Result<(), ViewError> {
-        if !self.writer.is_open() {
-            // Few at a time: the copying is over, though the source never rests.
-            let bytes: usize = batch.entries.iter().map(|logged| logged.entry.bytes().len()).sum();
-            match batch.next.part == 0 && bytes < limits::EVENTS_INDEXES_LATER_BYTES_MIN {
-                true => self.indexes.build(&self.session).await?,
-                false if self.position == Position::ZERO => self.indexes.put_off(&self.session).await?,
-                false => {}
-            }
-        }
-        self.position = self.writer.write(&self.session, self.position, batch).await?;
-        Ok(())
+        self.indexes.build(&self.pen.session).await
     }
 }
 
 #[async_trait]
 impl View for PgEventsView {
     async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError> {
-        Ok(Some(Cursor { log: self.source, epoch: Epoch(0), position: self.position }))
+        Ok(Some(Cursor { log: self.source, epoch: Epoch(0), position: self.writer.position().await? }))
     }
 
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
-        self.take(batch).await
+        if !self.writer.is_open() {
+            // Few at a time: the copying is over, though the source never rests.
+            let bytes: usize = batch.entries.iter().map(|logged| logged.entry.bytes().len()).sum();
+            if batch.next.part == 0 && bytes < limits::EVENTS_INDEXES_LATER_BYTES_MIN {
+                self.writer.flush().await?;
+                self.indexes.build(&self.pen.session).await?;
+            } else if self.writer.is_empty() {
+                self.indexes.put_off(&self.pen.session).await?;
+            }
+        }
+        self.writer.write(batch).await
+    }
+
+    async fn flush(&mut self) -> Result<(), ViewError> {
+        self.writer.flush().await
     }
 
     async fn caught_up(&mut self) -> Result<(), ViewError> {
-        Ok(self.indexes.build(&self.session).await?)
+        self.writer.flush().await?;
+        Ok(self.indexes.build(&self.pen.session).await?)
     }
 }
