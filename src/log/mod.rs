@@ -4,12 +4,14 @@
 //! released ≤ applied by every view ≤ durable = tail ≤ appended
 //! ```
 
+mod capture;
 mod ledger;
 mod lock;
 pub mod memory;
 pub mod segments;
 mod spool;
 
+pub use capture::{Capture, CaptureFailure, CaptureTrouble, Captured, CapturesTable, Polled};
 pub use lock::{Locked, lock_file};
 pub use spool::Spool;
 

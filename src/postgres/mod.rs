@@ -1,9 +1,15 @@
-//! PostgreSQL: connections, and events tables.
+//! PostgreSQL: connections, capture from the transaction log, received changes applied, first copies, and events tables.
 
+pub mod apply;
+pub mod capture;
 mod connect;
+mod copy;
+mod ddl;
 mod error;
 pub mod events;
 mod password;
+pub mod replication;
+mod tables;
 mod tls;
 mod url;
 

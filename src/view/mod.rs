@@ -3,12 +3,14 @@
 mod events;
 mod events_init;
 mod lane;
+mod store;
 
 pub use events::{
     ChunkDigest, EventIds, EventsError, EventsFacts, EventsInsert, EventsRestore, EventsTable, StoredEvent, Trouble,
 };
 pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport};
 pub use lane::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard};
+pub use store::{Chunk, InspectedTable, Inspection, TableReader};
 
 use async_trait::async_trait;
 use thiserror::Error;

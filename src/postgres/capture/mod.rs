@@ -1,0 +1,1 @@
+//! Local commits, read from the transaction log by logical decoding.

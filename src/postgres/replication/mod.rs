@@ -1,0 +1,1 @@
+//! The streaming replication protocol: a connection of our own, and what `pgoutput` sends over it.

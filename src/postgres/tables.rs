@@ -1,0 +1,1 @@
+//! The tables of a database: their definitions, their identities, and what stands against capturing them.

@@ -1,0 +1,65 @@
+//! What every database that is followed can be asked for.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::model::{Cursor, Row, TableDef, TableName};
+
+/// A look at a database.
+#[derive(Clone, Debug, Default)]
+pub struct Inspection {
+    /// Its tables, by name; never Watershed's or the system's own.
+    pub tables: Vec<InspectedTable>,
+    /// Tables whose names cannot travel, and why.
+    pub unnamed: Vec<String>,
+    /// What an operator should know of the database as a whole, each with why and what to do.
+    pub warnings: Vec<String>,
+    /// What keeps a node from running with it, each with why and what to do.
+    pub refusals: Vec<String>,
+}
+
+/// A table of a database.
+#[derive(Clone, Debug)]
+pub struct InspectedTable {
+    /// Its definition; generated columns are left out.
+    pub def: Arc<TableDef>,
+    /// What whoever selects it should know; when it cannot be captured, why.
+    pub problems: Vec<String>,
+    /// About how many rows it has.
+    pub rows_estimate: u64,
+    /// Whether its changes can be captured. If not, `problems` says why.
+    pub capturable: bool,
+}
+
+/// Some rows of a table, and what the database contained when they were read.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// The table as it is in this database.
+    pub def: Arc<TableDef>,
+    /// Rows in key order, values in the definition's order.
+    pub rows: Vec<Row>,
+    /// Key of the last row (the values of the key's columns, in key order); `None` when the table's end is reached.
+    pub upto: Option<Row>,
+    /// Rows after these, estimated.
+    pub left_estimate: u64,
+    /// What of the node's log the snapshot contains; `None` in a database to which no log is applied.
+    pub cursor: Option<Cursor>,
+}
+
+/// Reads tables chunk by chunk, each from one short snapshot; holds no transaction between them.
+#[async_trait]
+pub trait TableReader: Send {
+    /// Reads the rows after the key `after` (exclusive; `None` from the start): at most `rows_max`, and none more once
+    /// `bytes_max` bytes have been read. A table without a key is read whole.
+    ///
+    /// # Errors
+    /// Words for people: what happened and why.
+    async fn read_chunk(
+        &mut self,
+        table: &TableName,
+        after: Option<&Row>,
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<Chunk, String>;
+}
