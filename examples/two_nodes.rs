@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use watershed::http;
-use watershed::node::{DatabaseSettings, LogSettings, Node, Parent, Policy, SendPolicy, Settings};
+use watershed::node::{DatabaseSettings, LogSettings, Node, Parent, Policy, SendPolicy, Settings, Store};
 use watershed::stream::Selection;
 
 type Anything = Box<dyn std::error::Error>;
@@ -36,7 +36,7 @@ async fn node(
         data_dir: dir.join(format!("{name}.data")),
         listen,
         parent,
-        database: Some(DatabaseSettings { path, fire_triggers: false }),
+        database: Some(DatabaseSettings::new(Store::Sqlite(path))),
         policy: Policy { children, ..Policy::default() },
         log: LogSettings { segment_bytes: 1 << 20, ..LogSettings::default() },
     })

@@ -35,7 +35,7 @@ impl Check {
 /// Looks at the database, the filters and the parent; with `apply` installs what the database needs.
 pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<String>), ExitError> {
     let settings = Settings::from_config(config)?;
-    let mut found = preflight(&settings)?;
+    let mut found = runtime()?.block_on(preflight(&settings))?;
     let mut plan = Plan::of(config);
     for sends in &found.sends {
         let text = format!("{} ({}), about {} rows", sends.table, sends.columns.join(", "), sends.rows);

@@ -131,7 +131,7 @@ pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
                 if signals.next().await {
                     break true;
                 }
-                match reload(&path) {
+                match reload(&path).await {
                     Ok(reloaded) => {
                         before = Some(std::mem::replace(&mut config, reloaded));
                         break false;
@@ -176,17 +176,17 @@ async fn start_unless_stopped(config: &Config, signals: &mut Signals) -> Option<
     }
 }
 
-fn reload(path: &std::path::Path) -> Result<Config, ExitError> {
+async fn reload(path: &std::path::Path) -> Result<Config, ExitError> {
     let config = Config::load(path, &Overrides::from_environment())?;
     // Filters and owners are looked at against the tables, as at a start.
-    node::preflight(&Settings::from_config(&config)?)?;
+    node::preflight(&Settings::from_config(&config)?).await?;
     Ok(config)
 }
 
 /// Takes back what `run` installed in the database of a node that does not run, so that the next start begins afresh.
 pub(super) fn drop_database(config: &Config) -> Result<String, ExitError> {
     let settings = Settings::from_config(config)?;
-    Ok(node::drop_database(&settings)?)
+    Ok(runtime()?.block_on(node::drop_database(&settings))?)
 }
 
 /// Forgets a peer of a node that does not run.

@@ -225,3 +225,5 @@ pub const LOCK_OWN_WAIT: Duration = Duration::from_millis(5);
 pub const EVENTS_BESIDE_BYTES_MIN: usize = 512 << 10;
 /// What has been copied beside waits this long for what comes before it to be committed.
 pub const EVENTS_BESIDE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long connecting to a node's database may take.
+pub const DATABASE_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

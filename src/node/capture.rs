@@ -1,4 +1,4 @@
-//! Local commits into the log: a thread of its own polls the database, because SQLite calls block.
+//! Local commits into the log: a thread of its own reads the database, because that blocks.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::shared::Shared;
-use crate::log::{Append, Draft};
-use crate::model::{LinkId, TableName, limits};
-use crate::sqlite::{Capture, CaptureError, Captured};
+use crate::log::{Append, Capture, CaptureFailure, CaptureTrouble, Captured, Draft, Polled};
+use crate::model::{CodecError, LinkId, TableDef, TableName, limits};
 use crate::stream::OnRefused;
 
 /// Between attempts after an error that may pass.
@@ -29,7 +28,7 @@ pub struct Capturing {
     /// The node.
     pub shared: Arc<Shared>,
     /// The database's changes.
-    pub capture: Capture,
+    pub capture: Box<dyn Capture>,
     /// Commands.
     pub commands: mpsc::Receiver<CaptureCommand>,
     /// The runtime on which the log appends.
@@ -56,24 +55,22 @@ impl Capturing {
                 continue;
             }
             match self.capture.poll() {
-                Ok(Some(captured)) => {
+                Ok(Polled::Captured(captured)) => {
                     moved = Instant::now();
                     match self.log(captured) {
                         Ok(()) => self.completed(&mut reported),
                         Err(why) => self.waiting(why, &mut reported),
                     }
                 }
-                Ok(None) => {
-                    self.completed(&mut reported);
-                    let quiet = moved.elapsed() > limits::CAPTURE_QUIET_AFTER;
-                    std::thread::sleep(if quiet {
-                        limits::CAPTURE_QUIET_INTERVAL
-                    } else {
-                        limits::CAPTURE_POLL_INTERVAL
-                    });
+                Ok(polled) => {
+                    if matches!(polled, Polled::Current) {
+                        self.completed(&mut reported);
+                    }
+                    self.capture.wait(moved.elapsed() > limits::CAPTURE_QUIET_AFTER);
                 }
-                Err(error) if error.is_retryable() => {
-                    let todo = "find who locks the database, or make room; nothing is lost, capture goes on by itself";
+                Err(error) if matches!(error.kind, CaptureTrouble::Locked | CaptureTrouble::Retry) => {
+                    let todo =
+                        "see that the database can be reached and read; nothing is lost, capture goes on by itself";
                     self.waiting(format!("error[WS-CAPTURE-002]: {error} / do: {todo}"), &mut reported);
                 }
                 Err(error) => return self.stopped(&error),
@@ -81,8 +78,8 @@ impl Capturing {
         }
     }
 
-    fn stopped(&self, error: &CaptureError) {
-        let replaced = error.needs_operator();
+    fn stopped(&self, error: &CaptureFailure) {
+        let replaced = error.kind == CaptureTrouble::Operator;
         let todo = match replaced {
             true => {
                 "stop the node; then put back the database that was there, or, to accept it as it is now, run `watershed source drop \
@@ -120,7 +117,7 @@ impl Capturing {
 
     /// Appends; what cannot be appended now stays in the database, and comes again.
     fn log(&mut self, captured: Captured) -> Result<(), String> {
-        let Captured { draft, tables, upto, changes, recreated, dropped } = captured;
+        let Captured { drafts, tables, upto, changes, recreated, dropped } = captured;
         for table in recreated.iter().chain(&dropped) {
             tracing::warn!(%table, "table {table} was created, rebuilt or dropped; who follows it copies it afresh");
         }
@@ -130,10 +127,8 @@ impl Capturing {
         if definitions_changed || !recreated.is_empty() || !dropped.is_empty() {
             (self.tables_changed)();
         }
-        let shared = self.shared.clone();
-        let told: OnRefused = Arc::new(move |refused| shared.refused(&refused));
-        let draft = match self.shared.policy.ownership.guard(draft, &tables, &self.shared.log.catalog(), &told) {
-            Ok(draft) => draft,
+        let drafts = match self.guarded(drafts, &tables) {
+            Ok(drafts) => drafts,
             Err(error) => {
                 // Going on would move the cursor past what was not logged.
                 self.capture.retry();
@@ -143,13 +138,11 @@ impl Capturing {
                 ));
             }
         };
-        // A transaction of which nothing is left still moves the cursor.
-        let empty = matches!(&draft, Draft::Local { changes, .. } if changes.is_empty());
-        let drafts = if empty { Vec::new() } else { vec![draft] };
+        let count = drafts.len() as u64;
         let append = Append { from: LinkId::LOCAL, tables, drafts, upto: Some(upto.clone()) };
         match self.runtime.block_on(self.shared.log.append(append)) {
             Ok(_) => {
-                self.shared.counters.captured.add(u64::from(!empty));
+                self.shared.counters.captured.add(count);
                 self.shared.counters.captured_changes.add(changes);
                 if let Err(error) = self.capture.release(&upto) {
                     tracing::debug!("captured changes are removed later: {error}");
@@ -163,5 +156,20 @@ impl Capturing {
             }
         }
         Ok(())
+    }
+
+    /// Without what others own. A transaction of which nothing is left is left out; the cursor passes over it.
+    fn guarded(&self, drafts: Vec<Draft>, tables: &[Arc<TableDef>]) -> Result<Vec<Draft>, CodecError> {
+        let shared = self.shared.clone();
+        let told: OnRefused = Arc::new(move |refused| shared.refused(&refused));
+        let catalog = self.shared.log.catalog();
+        let mut kept = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let draft = self.shared.policy.ownership.guard(draft, tables, &catalog, &told)?;
+            if !matches!(&draft, Draft::Local { changes, .. } if changes.is_empty()) {
+                kept.push(draft);
+            }
+        }
+        Ok(kept)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::shared::Shared;
+use super::store::Store;
 use crate::log::{Limit, Log, SourceError};
 use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, ReadFrom, Row, TableDef, TableName};
 use crate::stream::{FollowError, Follower, Step};
@@ -82,8 +83,8 @@ pub struct ApplyState {
 pub struct Database {
     /// Where it is, for people: without secrets.
     pub url: String,
-    /// The file.
-    pub path: std::path::PathBuf,
+    /// The same, to be opened.
+    pub store: Store,
     /// Commands, bounded.
     pub commands: mpsc::Sender<Command>,
     /// How applying is doing.

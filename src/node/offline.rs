@@ -19,7 +19,7 @@ fn failed(error: impl ToString) -> NodeError {
 
 /// Removes everything of Watershed's from the database, and has the next start take the database as it is then: its tables
 /// are announced as replaced, and copied afresh from whomever they follow.
-pub fn drop_database(settings: &Settings) -> Result<String, NodeError> {
+pub async fn drop_database(settings: &Settings) -> Result<String, NodeError> {
     let Some(database) = &settings.database else {
         let why = "the configuration has no [database]";
         return Err(NodeError::new(
@@ -37,11 +37,8 @@ pub fn drop_database(settings: &Settings) -> Result<String, NodeError> {
         let log = SegmentLog::open_read_only(&main).map_err(failed)?;
         Folder::drop_database(&settings.data_dir, log.source_cursor(LinkId::LOCAL).as_ref()).map_err(failed)?;
     }
-    crate::sqlite::uninstall(&database.path).map_err(failed)?;
-    Ok(format!(
-        "everything of Watershed's is taken out of {}; the next `run` begins afresh with it",
-        database.path.display()
-    ))
+    database.store.uninstall().await.map_err(failed)?;
+    Ok(format!("everything of Watershed's is taken out of {}; the next `run` begins afresh with it", database.store))
 }
 
 /// Forgets a peer: the log keeps nothing for it any more, and whoever links under that name copies afresh.

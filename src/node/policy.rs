@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use crate::log::CapturesTable;
 use crate::model::{LinkId, TableName};
 use crate::peer::Role;
 use crate::stream::{CelFilter, Destination, Filter, Ownership, Selection, Sieve};
@@ -58,6 +59,12 @@ impl Policy {
     /// Whether the table's local changes are captured: the union of what any selection or owner names.
     pub fn captures(&self, table: &TableName) -> bool {
         self.selections().any(|selection| selection.matches(table))
+    }
+
+    /// [`Policy::captures`] for those who outlive it.
+    pub fn captures_table(&self) -> CapturesTable {
+        let selections: Vec<Selection> = self.selections().cloned().collect();
+        Arc::new(move |table| selections.iter().any(|selection| selection.matches(table)))
     }
 
     /// Whether some selection, capture or owner names the table, rather than a star matching it.

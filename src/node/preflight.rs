@@ -1,13 +1,12 @@
 //! What can be known before a node runs: the database's tables against the configuration. Changes nothing.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::policy::Policy;
 use super::settings::{Exit, NodeError, Settings};
+use super::store::Store;
 use crate::model::{Epoch, LinkId, LogId, TableDef, TableName};
 use crate::peer::{Hello, NodeRef, Offer, ParentUrl, Refusal, Role, probe};
-use crate::sqlite::{create_table, inspect};
 use crate::stream::Owner;
 
 /// What was found.
@@ -50,9 +49,9 @@ fn invalid(code: &'static str, what: impl ToString, why: &str, advice: &str) -> 
 }
 
 /// Looks at the database and at every filter.
-pub fn preflight(settings: &Settings) -> Result<Preflight, NodeError> {
+pub async fn preflight(settings: &Settings) -> Result<Preflight, NodeError> {
     let Some(database) = &settings.database else { return Ok(Preflight::default()) };
-    let mut found = tables(&settings.policy, &database.path)?;
+    let mut found = tables(&settings.policy, &database.store).await?;
     let policy = &settings.policy;
     for (to, role) in destinations(policy) {
         let name = to.strip_prefix("child ").unwrap_or_default();
@@ -107,33 +106,18 @@ struct Found {
 }
 
 /// Named tables must be capturable; a star passes over what cannot be captured, and says so.
-fn tables(policy: &Policy, path: &Path) -> Result<Found, NodeError> {
-    let inspection = inspect(path).map_err(|error| {
-        let (locked, advice) = match error.is_locked() {
-            true => (true, "find who locks it, and try again"),
-            false => {
-                (false, "create it, or correct [database] url (relative paths are relative to the configuration file)")
-            }
-        };
-        let why = "the node needs its database at start";
-        NodeError::new("WS-SQLITE-004", Exit::Unreachable, error, why, advice).locked(locked)
-    })?;
+async fn tables(policy: &Policy, store: &Store) -> Result<Found, NodeError> {
+    let inspection = store.inspect(&policy.captures_table()).await?;
     let present = inspection.tables.iter().map(|table| table.def.name.clone()).collect();
     let mut found = Found { preflight: Preflight { present, ..Preflight::default() }, all: Vec::new() };
-    if inspection.journal_mode != "wal" {
-        found.preflight.warnings.push(format!(
-            "the database's journal mode is {} / why: readers and writers wait for each other, and a program without a busy \
-             timeout meets \"database is locked\" / do: run `PRAGMA journal_mode = wal` once; it stays so",
-            inspection.journal_mode
-        ));
-    }
+    found.preflight.warnings.extend(inspection.warnings.iter().cloned());
     let mut wrong = Vec::new();
     for table in &inspection.tables {
         let name = &table.def.name;
         if !policy.captures(name) {
             continue;
         }
-        if table.captured() {
+        if table.capturable {
             found.preflight.warnings.extend(table.problems.iter().map(|problem| format!("table {name}: {problem}")));
             found.preflight.tables.push(table.def.clone());
             found.all.push((table.def.clone(), table.rows_estimate));
@@ -159,12 +143,7 @@ fn tables(policy: &Policy, path: &Path) -> Result<Found, NodeError> {
         return Ok(found);
     }
     let why = "rows that cannot be told apart cannot be updated or deleted elsewhere";
-    Err(invalid(
-        "WS-SQLITE-005",
-        wrong.join("\n"),
-        why,
-        "give the table a PRIMARY KEY, or take it out of the selection",
-    ))
+    Err(invalid("WS-NODE-024", wrong.join("\n"), why, "give the table a PRIMARY KEY, or take it out of the selection"))
 }
 
 /// Asks the parent for its hello, and looks whether the link could stand. Records nothing at either end.
@@ -210,19 +189,19 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
     let text = if tables.is_empty() { "nothing".into() } else { tables.join(", ") };
     let text = format!("{} at {url}, sends {text}", answer.node.name);
     let missing = answer.offers.iter().filter(|offer| !preflight.present.contains(&offer.table.name));
-    let warnings = match settings.database {
-        Some(_) => missing.map(|offer| not_here(&answer.node.name, &offer.table)).collect(),
+    let warnings = match &settings.database {
+        Some(database) => missing.map(|offer| not_here(&database.store, &answer.node.name, &offer.table)).collect(),
         None => Vec::new(),
     };
     Ok(Some(ParentFound { text, warnings }))
 }
 
-fn not_here(parent: &str, table: &TableDef) -> String {
+fn not_here(store: &Store, parent: &str, table: &TableDef) -> String {
     format!(
         "{parent} sends the table {}, which this database does not have / why: its first copy makes it, with columns and primary \
          key only / do: nothing, or make it yourself before, with the indexes and constraints that you want: {}",
         table.name,
-        create_table(table)
+        store.create_table(table)
     )
 }
 

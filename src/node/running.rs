@@ -1,7 +1,6 @@
 //! Starting and stopping a node: its log, its database, its links, in that order.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, mpsc as std_mpsc};
 
 use tokio::runtime::Handle;
@@ -14,16 +13,17 @@ use super::copies;
 use super::database::{ApplyState, Applying, Command, Database, other_log};
 use super::folder::Folder;
 use super::host::NodeHost;
+use super::policy::Policy;
 use super::preflight::{Preflight, preflight};
 use super::retention;
 use super::settings::{DatabaseSettings, Exit, NodeError, Settings};
 use super::shared::{Shared, SharedParts};
+use super::store::{CaptureFor, Store};
 use crate::log::segments::{Retention, SegmentLog, SegmentOptions};
-use crate::log::{Append, Log};
+use crate::log::{Append, Capture, Log};
 use crate::model::{LinkId, TableDef, limits};
 use crate::peer::{ParentUrl, Retry, run_child};
-use crate::sqlite::{Applier, ApplierOptions, Capture, CaptureOptions, inspect};
-use crate::view::{LaneView as _, View as _};
+use crate::view::LaneView;
 
 /// A running node.
 pub struct Node {
@@ -38,8 +38,8 @@ pub struct Node {
 
 /// A database that is about to be followed.
 struct Opened {
-    view: Applier,
-    capture: Capture,
+    view: Box<dyn LaneView>,
+    capture: Box<dyn Capture>,
     tables: Vec<Arc<TableDef>>,
 }
 
@@ -118,15 +118,15 @@ impl Node {
         let shared = self.shared.clone();
         let applying = Applying {
             shared: shared.clone(),
-            view: Box::new(opened.view),
+            view: opened.view,
             commands,
             announcements: HashMap::new(),
             follows: Default::default(),
         };
         shared.tasks.spawn(applying.run());
         let (to_capture, orders) = std_mpsc::channel();
-        let (path, runtime, changed) = (database.path.clone(), Handle::current(), shared.clone());
-        let tables_changed = Box::new(move || refresh_tables(&changed, &path, &runtime));
+        let (store, runtime, changed) = (database.store.clone(), Handle::current(), shared.clone());
+        let tables_changed = Box::new(move || refresh_tables(&changed, &store, &runtime));
         let capturing =
             Capturing { shared, capture: opened.capture, commands: orders, runtime: Handle::current(), tables_changed };
         let thread = capturing.start().map_err(|error| self.folder.unusable(&error))?;
@@ -162,8 +162,8 @@ impl Node {
 
 fn handle(database: &DatabaseSettings, commands: mpsc::Sender<Command>) -> Database {
     Database {
-        url: format!("sqlite:{}", database.path.display()),
-        path: database.path.clone(),
+        url: database.store.to_string(),
+        store: database.store.clone(),
         commands,
         state: watch::Sender::new(ApplyState::default()),
     }
@@ -208,19 +208,14 @@ async fn open_database(
     folder: &Folder,
 ) -> Result<Opened, NodeError> {
     let policy = &settings.policy;
-    let found = preflight(settings)?;
+    let found = preflight(settings).await?;
     for warning in &found.warnings {
         tracing::warn!("{warning}");
     }
     let capture = open_capture(settings, database, log, folder, &found).await?;
-    let options =
-        ApplierOptions { fire_triggers: database.fire_triggers, ..ApplierOptions::new(&database.path, log.id()) };
-    let mut view = Applier::open(options).map_err(|error| {
-        let (locked, why) = (error.is_retryable(), "the node's database cannot be used");
-        NodeError::new("WS-SQLITE-001", Exit::Unreachable, error, why, "mend it and start again").locked(locked)
-    })?;
-    join_log(&mut view, log).await?;
-    let tables = selected_tables(policy, &database.path)?;
+    let mut view = database.store.applier(database, log.id(), settings.data_dir.clone()).await?;
+    join_log(&mut *view, log).await?;
+    let tables = selected_tables(policy, &database.store).await?;
     Ok(Opened { view, capture, tables })
 }
 
@@ -230,22 +225,19 @@ async fn open_capture(
     log: &Arc<dyn Log>,
     folder: &Folder,
     found: &Preflight,
-) -> Result<Capture, NodeError> {
-    let selections: Vec<_> = settings.policy.selections().cloned().collect();
-    let captures = move |table: &crate::model::TableName| selections.iter().any(|selection| selection.matches(table));
+) -> Result<Box<dyn Capture>, NodeError> {
     let known = log.source_cursor(LinkId::LOCAL);
     let dropped = known.as_ref().is_some_and(|cursor| folder.is_dropped(cursor));
     let first = known.is_none();
     let resume = known.filter(|_| !dropped);
-    let options = CaptureOptions {
-        path: database.path.clone(),
+    let wanted = CaptureFor {
         log: log.id(),
-        captured: Arc::new(captures),
+        captured: settings.policy.captures_table(),
         spool_dir: settings.data_dir.clone(),
         node: settings.name.clone().into(),
         resume,
     };
-    let mut capture = Capture::open(options).map_err(|error| capture_error(&error))?;
+    let mut capture = database.store.capture(database, wanted).await?;
     if first {
         // From here on, what is written while the node is down is read, too, instead of copied.
         let append =
@@ -263,7 +255,7 @@ async fn open_capture(
 }
 
 /// The database goes on in this log where it was, if it is this log that it follows.
-async fn join_log(view: &mut Applier, log: &Arc<dyn Log>) -> Result<(), NodeError> {
+async fn join_log(view: &mut dyn LaneView, log: &Arc<dyn Log>) -> Result<(), NodeError> {
     let failed = |error: crate::view::ViewError| {
         let (locked, why) = (error.is_retryable(), "the database's cursor cannot be read");
         NodeError::new("WS-SQLITE-002", Exit::Failure, error, why, "mend it and start again").locked(locked)
@@ -292,37 +284,17 @@ async fn join_log(view: &mut Applier, log: &Arc<dyn Log>) -> Result<(), NodeErro
     Ok(())
 }
 
-/// Explains what capture found.
-fn capture_error(error: &crate::sqlite::CaptureError) -> NodeError {
-    if error.needs_operator() {
-        return NodeError::new(
-            "WS-NODE-012",
-            Exit::Operator,
-            error,
-            "the database file and this node's log do not belong together any more: one of them was restored, replaced or copied",
-            "put back the one that was changed; or, to accept the database as it is now, run `watershed source drop database \
-             --yes` and start again: its tables are then copied afresh by whoever follows them, and from whomever they follow",
-        );
-    }
-    let exit = if error.is_retryable() { Exit::Unreachable } else { Exit::Failure };
-    let (locked, why) = (error.is_locked(), "local changes could not be captured");
-    NodeError::new("WS-SQLITE-003", exit, error, why, "mend it and start again").locked(locked)
-}
-
 /// The definitions of the selected tables.
-fn selected_tables(policy: &super::policy::Policy, path: &Path) -> Result<Vec<Arc<TableDef>>, NodeError> {
-    let inspection = inspect(path).map_err(|error| {
-        let (locked, why) = (error.is_locked(), "the node needs its database");
-        NodeError::new("WS-SQLITE-004", Exit::Unreachable, error, why, "mend it").locked(locked)
-    })?;
-    let selected = inspection.tables.into_iter().filter(|table| policy.captures(&table.def.name) && table.captured());
+async fn selected_tables(policy: &Policy, store: &Store) -> Result<Vec<Arc<TableDef>>, NodeError> {
+    let inspection = store.inspect(&policy.captures_table()).await?;
+    let selected = inspection.tables.into_iter().filter(|table| policy.captures(&table.def.name) && table.capturable);
     Ok(selected.map(|table| table.def).collect())
 }
 
 /// After tables changed: peers are told what they will be sent from now on.
-fn refresh_tables(shared: &Arc<Shared>, path: &Path, runtime: &Handle) {
+fn refresh_tables(shared: &Arc<Shared>, store: &Store, runtime: &Handle) {
     let tables = loop {
-        match selected_tables(&shared.policy, path) {
+        match runtime.block_on(selected_tables(&shared.policy, store)) {
             // It would not be looked at again before tables change again.
             Err(error) if error.locked && !shared.stop.is_cancelled() => tracing::warn!("{error}; it is tried again"),
             tables => break tables,

@@ -11,9 +11,8 @@ use super::outgoing::stopped_copying;
 use super::shared::{PeerCopy, Shared};
 use crate::model::{Cursor, LinkId, Position, Row, TableName, limits};
 use crate::peer::{Control, CopyMessage, LinkHandle, Refusal};
-use crate::sqlite::Reader;
 use crate::stream::FilterError;
-use crate::view::LaneState;
+use crate::view::{LaneState, TableReader};
 
 /// How long a chunk waits for the sender's own apply and capture.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +39,7 @@ impl From<&str> for Unserved {
 
 /// Serves chunks to peers, one request after the other.
 pub async fn serve(shared: Arc<Shared>, mut requests: mpsc::Receiver<PeerCopy>) {
-    let mut readers: HashMap<TableName, Reader> = HashMap::new();
+    let mut readers: HashMap<TableName, Box<dyn TableReader>> = HashMap::new();
     loop {
         let request = tokio::select! {
             _ = shared.stop.cancelled() => return,
@@ -66,7 +65,7 @@ type Served = Result<CopyMessage, Unserved>;
 
 async fn answer(
     shared: &Arc<Shared>,
-    readers: &mut HashMap<TableName, Reader>,
+    readers: &mut HashMap<TableName, Box<dyn TableReader>>,
     link: LinkId,
     table: TableName,
     after: Option<Row>,
@@ -108,11 +107,13 @@ async fn answer(
             }
             _ => wait_applied(shared, needed).await?,
         }
-        let reader = match readers.remove(&table) {
+        let mut reader = match readers.remove(&table) {
             Some(reader) => reader,
-            None => Reader::open(&database.path).map_err(|error| error.to_string())?,
+            None => database.store.reader().await?,
         };
-        let (reader, chunk) = read(reader, &table, after.clone()).await?;
+        let (rows, bytes) = (limits::COPY_CHUNK_ROWS, limits::COPY_CHUNK_BYTES);
+        // A reader that has failed is opened anew for the next request.
+        let chunk = reader.read_chunk(&table, after.as_ref(), rows, bytes).await?;
         readers.insert(table.clone(), reader);
         let failed = |error: FilterError| Unserved::Stop(stopped_copying(&table, &error));
         let out = sieve.table(&chunk.def).map_err(failed)?.ok_or("it is not selected")?;
@@ -139,19 +140,6 @@ fn doing(state: &LaneState) -> &'static str {
         LaneState::Parked { .. } => "is parked",
         LaneState::Paused => "is paused",
     }
-}
-
-async fn read(
-    mut reader: Reader,
-    table: &TableName,
-    after: Option<Row>,
-) -> Result<(Reader, crate::sqlite::Chunk), String> {
-    let table = table.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let chunk = reader.read_chunk(&table, after.as_ref(), limits::COPY_CHUNK_ROWS, limits::COPY_CHUNK_BYTES);
-        chunk.map(|chunk| (reader, chunk))
-    });
-    read.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 async fn wait_applied(shared: &Shared, position: Position) -> Result<(), String> {

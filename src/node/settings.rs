@@ -7,6 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::policy::Policy;
+use super::store::Store;
 use crate::model::limits;
 
 /// Everything that a node needs to know; made from the configuration, or by hand in a program.
@@ -38,13 +39,24 @@ pub struct Parent {
     pub retry_max: Duration,
 }
 
-/// A SQLite database.
+/// A node's database.
 #[derive(Clone, Debug)]
 pub struct DatabaseSettings {
-    /// The file; it must exist.
-    pub path: PathBuf,
+    /// Where it is.
+    pub store: Store,
     /// Triggers of the application fire for received transactions too.
     pub fire_triggers: bool,
+    /// Every change is applied, also when there is much to catch up with; else net effects. (PostgreSQL)
+    pub exact: bool,
+    /// At this much retained transaction log, in bytes, a slot whose changes cannot be logged is dropped. (PostgreSQL)
+    pub slot_retain_max: Option<u64>,
+}
+
+impl DatabaseSettings {
+    /// That database, with everything else as it is without configuration.
+    pub fn new(store: Store) -> DatabaseSettings {
+        DatabaseSettings { store, fire_triggers: false, exact: false, slot_retain_max: None }
+    }
 }
 
 /// How the `main` log is kept.

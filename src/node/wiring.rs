@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Config, ConfigError, DatabaseUrl, Fsync, SendRule, TablePattern};
+use super::config::{ApplyMode, Config, ConfigError, DatabaseUrl, Fsync, SendRule, TablePattern};
 use super::policy::{Policy, SendPolicy};
 use super::settings::{DatabaseSettings, LogSettings, Parent, Settings};
+use super::store::Store;
 use crate::model::{TableName, limits};
+use crate::postgres::Endpoint;
 use crate::stream::{CelFilter, CelRule, Expression, Owner, Ownership, Selection};
 
 /// A segment is at most this part of the byte budget, so that retention has something to remove.
@@ -23,12 +25,15 @@ impl Settings {
     /// What this version cannot do, and expressions that are wrong; each points at its line.
     pub fn from_config(config: &Config) -> Result<Settings, ConfigError> {
         config.ready()?;
-        let database = config.database.as_ref().and_then(|database| match &database.url {
-            DatabaseUrl::Sqlite(path) => {
-                Some(DatabaseSettings { path: path.clone(), fire_triggers: database.fire_triggers })
-            }
-            DatabaseUrl::Postgres(_) => None,
+        let database = config.database.as_ref().map(|database| {
+            Ok::<_, ConfigError>(DatabaseSettings {
+                store: store(config, &database.url)?,
+                fire_triggers: database.fire_triggers,
+                exact: database.apply == ApplyMode::Exact,
+                slot_retain_max: database.slot_retain_max.map(|size| size.0),
+            })
         });
+        let database = database.transpose()?;
         let parent = config.parent.as_ref().map(|parent| Parent {
             url: parent.url.as_str().to_owned(),
             retry_first: parent.retry.first.0,
@@ -44,6 +49,17 @@ impl Settings {
             log: log_settings(config),
         })
     }
+}
+
+fn store(config: &Config, url: &DatabaseUrl) -> Result<Store, ConfigError> {
+    let url = match url {
+        DatabaseUrl::Sqlite(path) => return Ok(Store::Sqlite(path.clone())),
+        DatabaseUrl::Postgres(url) => url,
+    };
+    Endpoint::from_url(url).map(Store::Postgres).map_err(|error| {
+        let what = "[database] url cannot be used";
+        config.mistake_in("database.url", what, &error.words(), "write postgres://USER@HOST:PORT/DATABASE")
+    })
 }
 
 fn log_settings(config: &Config) -> LogSettings {

@@ -8,6 +8,7 @@ mod ddl;
 mod error;
 pub mod events;
 mod password;
+pub mod pending;
 pub mod replication;
 mod tables;
 mod tls;

@@ -10,22 +10,8 @@ use super::apply::{define, stored_cursor};
 use super::connect::quote_ident as quote;
 use super::failure::SqliteError;
 use super::range::{KeyRange, read_rows};
-use crate::model::{Cursor, Kind, Row, TableDef, TableName, limits};
-
-/// Some rows of a table, and what the database contained when they were read.
-#[derive(Clone, Debug)]
-pub struct Chunk {
-    /// The table as it is in this database.
-    pub def: Arc<TableDef>,
-    /// Rows in key order, values in the definition's order.
-    pub rows: Vec<Row>,
-    /// Key of the last row (the values of the key's columns, in key order); `None` when the table's end is reached.
-    pub upto: Option<Row>,
-    /// Rows after these, estimated.
-    pub left_estimate: u64,
-    /// What of the node's log the snapshot contains; `None` in a database to which no log is applied.
-    pub cursor: Option<Cursor>,
-}
+use crate::model::{Cursor, Kind, Row, TableName, limits};
+use crate::view::Chunk;
 
 /// Reads chunks over a read-only connection of its own; holds no transaction between them.
 #[derive(Debug)]

@@ -9,36 +9,7 @@ use super::connect::{Access, connect, is_internal, quote_ident};
 use super::error::CaptureError;
 use super::schema::CAPTURED_COLUMNS_MAX;
 use crate::model::{Column, TableDef, TableName, limits};
-
-/// A look at a database.
-#[derive(Clone, Debug)]
-pub struct Inspection {
-    /// Its tables, by name; never Watershed's or SQLite's own.
-    pub tables: Vec<InspectedTable>,
-    /// Tables whose names cannot travel, and why.
-    pub unnamed: Vec<String>,
-    /// `wal`, `delete`, …
-    pub journal_mode: String,
-}
-
-/// A table of the database.
-#[derive(Clone, Debug)]
-pub struct InspectedTable {
-    /// Its definition; generated columns are left out.
-    pub def: Arc<TableDef>,
-    /// What whoever selects it should know; when it cannot be captured, why.
-    pub problems: Vec<String>,
-    /// About how many rows it has.
-    pub rows_estimate: u64,
-    capturable: bool,
-}
-
-impl InspectedTable {
-    /// Whether its changes can be captured. If not, `problems` says why.
-    pub fn captured(&self) -> bool {
-        self.capturable
-    }
-}
+use crate::view::{InspectedTable, Inspection};
 
 /// Looks at a database without changing it.
 pub fn inspect(path: &Path) -> Result<Inspection, CaptureError> {
@@ -54,8 +25,14 @@ pub fn inspect(path: &Path) -> Result<Inspection, CaptureError> {
         tables.push(InspectedTable { def: table.def, problems, rows_estimate, capturable });
     }
     transaction.commit().map_err(fail)?;
-    let journal_mode = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(fail)?;
-    Ok(Inspection { tables, unnamed, journal_mode })
+    let journal_mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(fail)?;
+    let warnings = (journal_mode != "wal").then(|| {
+        format!(
+            "the database's journal mode is {journal_mode} / why: readers and writers wait for each other, and a program without a busy \
+             timeout meets \"database is locked\" / do: run `PRAGMA journal_mode = wal` once; it stays so"
+        )
+    });
+    Ok(Inspection { tables, unnamed, warnings: warnings.into_iter().collect(), refusals: Vec::new() })
 }
 
 /// A table as the triggers need to know it.

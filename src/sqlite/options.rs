@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::log::Draft;
+use crate::log::{CapturesTable, Draft};
 use crate::model::{LogId, SourceCursor, TableDef, TableName};
-
-/// Says which tables are captured.
-pub type CapturesTable = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
 
 /// What to capture, and for whom.
 pub struct CaptureOptions {

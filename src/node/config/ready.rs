@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Config, ConfigError, DatabaseUrl, Engine, Mistake};
+use super::{Config, ConfigError, Engine, Mistake};
 
 impl Config {
     /// Whether this version can do everything that the file asks for. `run` and `check` ask; showing and explaining
@@ -54,9 +54,6 @@ impl Config {
             }
         }
         if let Some(database) = &self.database {
-            if let DatabaseUrl::Postgres(_) = database.url {
-                add("database.url", "PostgreSQL is", "use a SQLite database: url = \"sqlite:FILE.db\"");
-            }
             if database.id_range.is_some() {
                 add("database.id_range", "checking ranges of ids is", "remove it");
             }

@@ -139,15 +139,15 @@ fn several_mistakes_are_told_at_once() {
 #[test]
 fn what_this_version_lacks_is_said_with_its_line() {
     let expected = "\
-error[WS-CFG-009]: PostgreSQL is not available in this version
- --> watershed.toml:4:7
+error[WS-CFG-009]: the engine kafka is not available in this version
+ --> watershed.toml:4:10
   |
-4 | url = \"postgres://app:******@localhost/shop\"
-  |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-why: `database.url` asks for it
-do: use a SQLite database: url = \"sqlite:FILE.db\"
+4 | engine = \"kafka\"
+  |          ^^^^^^^
+why: `log.main.engine` asks for it
+do: use the engine \"segments\"
 ";
-    let text = "[node]\nname = \"a\"\n[database]\nurl = \"postgres://app:geheim@localhost/shop\"\n";
+    let text = "[node]\nname = \"a\"\n[log.main]\nengine = \"kafka\"\n";
     assert_eq!(check_says(text, 3), expected);
     assert!(check_says("[node]\nname = \"a\"\nlisten = \"0.0.0.0:7070\"\n", 3).contains("beyond loopback"));
 }

@@ -300,3 +300,93 @@ fn where_ids_commit_out_of_order_a_late_commit_is_never_skipped() {
     );
     assert_eq!(cursor, "t|3007\n");
 }
+
+/// So many events that several batches are under way, of 300 bytes each.
+fn append_much(url: &str, first: i64, last: i64) {
+    CLUSTER.sql(
+        url,
+        &format!(
+            "insert into events select n, timestamptz '2024-01-01' + n / 100 * interval '1 s', jsonb_build_object('n', n, 'fill', repeat('x', 300)) \
+             from generate_series({first}, {last}) n"
+        ),
+    );
+}
+
+/// Looks all the time until stopped: what is there is always a beginning of what there will be.
+fn never_a_gap(url: String, stop: CancellationToken) -> std::thread::JoinHandle<u32> {
+    std::thread::spawn(move || {
+        let mut seen = 0;
+        while !stop.is_cancelled() {
+            let found = CLUSTER.sql(&url, "select count(*) = coalesce(max(id), 0) from events");
+            assert_eq!(found, "t\n", "a later batch is there without an earlier one");
+            seen += 1;
+        }
+        seen
+    })
+}
+
+#[test]
+fn two_batches_at_once_are_committed_in_their_order() {
+    let from = database(TABLE);
+    let to = database(TABLE);
+    append_much(&from, 1, 40_000);
+    let stop = CancellationToken::new();
+    let looking = never_a_gap(to.clone(), stop.clone());
+    run(equal(&from, &to, EventIds::Table));
+    stop.cancel();
+    assert!(looking.join().expect("no gap") > 0);
+    let copied = CLUSTER.sql(&to, "select count(distinct xmin::text) > 3 from events");
+    assert_eq!(copied, "t\n", "it was not copied in several transactions");
+}
+
+#[test]
+fn what_is_copied_beside_is_not_committed_when_what_comes_before_fails() {
+    let from = database(TABLE);
+    let to = database(&format!("{TABLE} alter table events add constraint no check (id <> 6000)"));
+    append_much(&from, 1, 40_000);
+    run(async {
+        let source = source(&from, EventIds::Table).await;
+        let mut view = view(&to, &source, EventIds::Table).await;
+        let (progress, _) = watch::channel(Cursor::default());
+        let failed = follow(&source, None, &mut view, Limit::default(), &progress, &CancellationToken::new()).await;
+        assert!(matches!(failed, Err(FollowError::View(ViewError::Failed(_)))), "{failed:?}");
+    });
+    assert_eq!(CLUSTER.sql(&to, "select count(*) = coalesce(max(id), 0), max(id) < 6000 from events"), "t|t\n");
+    CLUSTER.sql(&to, "alter table events drop constraint no");
+    run(equal(&from, &to, EventIds::Table));
+}
+
+#[test]
+fn batches_that_would_wait_for_each_other_for_ever_are_written_one_by_one() {
+    let from = database(TABLE);
+    let to = database(&format!("{TABLE} create table counted (n bigint); insert into counted values (0);"));
+    append_much(&from, 1, 40_000);
+    run(async {
+        let source = source(&from, EventIds::Table).await;
+        let mut view = view(&to, &source, EventIds::Table).await;
+        // The second connection is opened by now, and the trigger has the earlier batch wait for the later one's lock.
+        let batch = source.read(Position::ZERO.into(), Limit::default()).await.expect("a batch");
+        view.apply(&batch).await.expect("taken");
+        view.flush().await.expect("written");
+        let after = batch.upto.position;
+        CLUSTER.sql(
+            &to,
+            &format!(
+                "create function count_it() returns trigger as $$ begin \
+                     if new.id = {first} then perform pg_sleep(1); end if; \
+                     update counted set n = n + 1; return new; end $$ language plpgsql; \
+                 create trigger count_it before insert on events for each row when (new.id % 500 = {first} % 500) execute function count_it();",
+                first = after.0 + 1
+            ),
+        );
+        let (progress, mut seen) = watch::channel(Cursor::default());
+        let stop = CancellationToken::new();
+        let until = async {
+            seen.wait_for(|cursor| cursor.position.0 == 40_000).await.expect("it goes on");
+            stop.cancel();
+        };
+        let (followed, ()) = tokio::join!(follow(&source, None, &mut view, Limit::default(), &progress, &stop), until);
+        followed.expect("it follows");
+    });
+    assert_eq!(CLUSTER.sql(&to, DIGEST), CLUSTER.sql(&from, DIGEST));
+}

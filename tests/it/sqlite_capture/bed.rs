@@ -92,7 +92,7 @@ impl Bed {
         conn.busy_timeout(DEADLINE).unwrap();
         let mut tables = Tables::new();
         for table in watershed::sqlite::inspect(&self.path).unwrap().tables {
-            if table.captured() && !table.def.name.as_str().starts_with("private") {
+            if table.capturable && !table.def.name.as_str().starts_with("private") {
                 tables.insert(table.def.name.clone(), table_rows(&conn, &table.def));
             }
         }

@@ -221,7 +221,7 @@ fn inspection_tells_what_cannot_be_captured() {
         let found: Vec<_> = inspection
             .tables
             .iter()
-            .map(|table| (table.def.name.to_string(), table.captured(), table.problems.len()))
+            .map(|table| (table.def.name.to_string(), table.capturable, table.problems.len()))
             .collect();
         let expected = [
             ("good", true, 0),
