@@ -9,6 +9,8 @@ mod error;
 pub mod events;
 mod password;
 pub mod pending;
+#[allow(dead_code)]
+pub(crate) mod range;
 pub mod replication;
 mod tables;
 mod tls;
