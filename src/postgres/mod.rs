@@ -19,3 +19,4 @@ mod url;
 pub(crate) use connect::user_info;
 pub use connect::{Endpoint, Session, without_password};
 pub use error::PgError;
+pub use tables::inspect;

@@ -6,6 +6,7 @@ mod events;
 mod examples;
 mod log;
 mod peer;
+mod postgres_capture;
 mod readme;
 mod sqlite_apply;
 mod sqlite_capture;
