@@ -227,3 +227,13 @@ pub const EVENTS_BESIDE_BYTES_MIN: usize = 512 << 10;
 pub const EVENTS_BESIDE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long connecting to a node's database may take.
 pub const DATABASE_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// What is read at once from a server's transaction log.
+pub const REPLICATION_READ_BYTES: usize = 128 << 10;
+/// The longest message of a server, as PostgreSQL has it (`MaxAllocSize`).
+pub const REPLICATION_MESSAGE_BYTES_MAX: usize = 1 << 30;
+/// A server whose transaction log is streamed hears this often, at the least, that we are alive.
+pub const REPLICATION_STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two acknowledgements to such a server.
+pub const REPLICATION_ACKNOWLEDGE_INTERVAL: Duration = Duration::from_millis(100);
+/// Such a server that says nothing for so long, although it is asked, is given up.
+pub const REPLICATION_SILENCE_MAX: Duration = Duration::from_secs(120);

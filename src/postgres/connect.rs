@@ -130,6 +130,11 @@ impl Endpoint {
         &self.config
     }
 
+    /// What makes TLS connections, if any are to be made.
+    pub(super) fn tls(&self) -> Option<&MakeRustlsConnect> {
+        self.tls.as_ref()
+    }
+
     /// Connects, or gives up after `limit`.
     ///
     /// # Errors
