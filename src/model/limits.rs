@@ -237,3 +237,7 @@ pub const REPLICATION_STATUS_INTERVAL: Duration = Duration::from_secs(10);
 pub const REPLICATION_ACKNOWLEDGE_INTERVAL: Duration = Duration::from_millis(100);
 /// Such a server that says nothing for so long, although it is asked, is given up.
 pub const REPLICATION_SILENCE_MAX: Duration = Duration::from_secs(120);
+/// Rows that are counted for the progress of a first copy where no ANALYZE has; above it they are said to be so many.
+pub const COPY_COUNT_ROWS_MAX: u64 = 100_000;
+/// Bytes of a table without a key, which is copied in one piece.
+pub const COPY_KEYLESS_BYTES_MAX: usize = 16 << 20;

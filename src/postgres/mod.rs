@@ -9,7 +9,6 @@ mod error;
 pub mod events;
 mod password;
 pub mod pending;
-#[allow(dead_code)]
 pub(crate) mod range;
 pub mod replication;
 mod tables;
@@ -18,5 +17,7 @@ mod url;
 
 pub(crate) use connect::user_info;
 pub use connect::{Endpoint, Session, without_password};
+pub use copy::PgReader;
+pub use ddl::{create_schema, create_table, create_table_for};
 pub use error::PgError;
 pub use tables::inspect;

@@ -166,6 +166,7 @@ pub(crate) fn base_type(type_name: &str) -> String {
 
 /// Whether the sender's rows and this database's are ordered alike by their keys, whatever the keys are. `own` is the
 /// definition here, its columns found by the sender's names. The same for all chunks of a copy.
+#[allow(dead_code)]
 pub(crate) fn same_order(chunk: &CopyChunk, own: &TableDef) -> bool {
     let Some(bound) = chunk.upto.as_ref().or(chunk.after.as_ref()) else { return true };
     let keys = chunk.table.key_columns();

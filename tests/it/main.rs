@@ -7,6 +7,7 @@ mod examples;
 mod log;
 mod peer;
 mod postgres_capture;
+mod postgres_copy;
 mod readme;
 mod sqlite_apply;
 mod sqlite_capture;
