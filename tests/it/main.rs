@@ -8,6 +8,7 @@ mod log;
 mod peer;
 mod postgres_capture;
 mod postgres_copy;
+mod postgres_replication;
 mod readme;
 mod sqlite_apply;
 mod sqlite_capture;

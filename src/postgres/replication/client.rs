@@ -42,7 +42,8 @@ pub struct CreatedSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartOptions {
     /// Large transactions come in parts before they are committed (protocol version 2); else the server keeps them on its disk
-    /// until then (version 1).
+    /// until then (version 1). Parts do not say from which origin they are (PostgreSQL 15 sends no `O` for them): whoever must
+    /// know leaves this off.
     pub streaming: bool,
     /// `pg_logical_emit_message` is heard.
     pub messages: bool,
