@@ -68,7 +68,10 @@ pub(super) fn check(place: &Place, found: &Found<'_>) -> Result<Verdict, Failed>
     if place.system != here.system {
         return Err(failure::operator(
             "WS-PGCAPTURE-030",
-            format!("this is another server than the one that the node's log has read: {} there, {} here", place.system, here.system),
+            format!(
+                "this is another server than the one that the node's log has read: {} there, {} here",
+                place.system, here.system
+            ),
             "the cluster's system identifier differs: it was made anew, or [database] url leads elsewhere",
             format!("correct [database] url; or, {RECOPY}"),
         ));
@@ -77,14 +80,20 @@ pub(super) fn check(place: &Place, found: &Found<'_>) -> Result<Verdict, Failed>
         return Err(failure::operator(
             "WS-PGCAPTURE-031",
             format!("the database {database} is another than the one that the node's log has read"),
-            format!("its oid was {}, and is {}: it was dropped and made again, or [database] url names another", place.database, here.database),
+            format!(
+                "its oid was {}, and is {}: it was dropped and made again, or [database] url names another",
+                place.database, here.database
+            ),
             format!("correct [database] url; or, {RECOPY}"),
         ));
     }
     if place.timeline != here.timeline {
         return Err(failure::operator(
             "WS-PGCAPTURE-032",
-            format!("the server is on timeline {}, and the node's log has read timeline {}", here.timeline, place.timeline),
+            format!(
+                "the server is on timeline {}, and the node's log has read timeline {}",
+                here.timeline, place.timeline
+            ),
             "a standby was promoted, or the server was restored to a point in time: what the node has logged last may not be in \
              it, and what it has since may be missing in the log",
             format!("name the server that was there; or, {RECOPY}"),
@@ -122,8 +131,13 @@ fn judge_slot(place: &Place, slot: &Slot, noted: &Noted, database: &str) -> Resu
     if slot.plugin != "pgoutput" || slot.database != *database {
         return Err(failure::operator(
             "WS-PGCAPTURE-035",
-            format!("the replication slot {name} is of the database {:?} and the plugin {:?}", slot.database, slot.plugin),
-            format!("somebody made another one under its name: database {database:?} and plugin \"pgoutput\" are expected"),
+            format!(
+                "the replication slot {name} is of the database {:?} and the plugin {:?}",
+                slot.database, slot.plugin
+            ),
+            format!(
+                "somebody made another one under its name: database {database:?} and plugin \"pgoutput\" are expected"
+            ),
             format!("drop it: SELECT pg_drop_replication_slot('{name}'); and, {RECOPY}"),
         ));
     }
@@ -146,7 +160,10 @@ fn judge_slot(place: &Place, slot: &Slot, noted: &Noted, database: &str) -> Resu
     }
     Err(failure::operator(
         "WS-PGCAPTURE-037",
-        format!("the replication slot {name} is ahead: it stands at {}, and the node's log has read up to {}", slot.confirmed, place.lsn),
+        format!(
+            "the replication slot {name} is ahead: it stands at {}, and the node's log has read up to {}",
+            slot.confirmed, place.lsn
+        ),
         "somebody made it again or advanced it, or the node's data folder was restored from an older copy: what was committed \
          between is missing in the log",
         format!("put back the data folder that was there; or, {RECOPY}"),

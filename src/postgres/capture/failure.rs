@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io;
 
 use crate::log::{CaptureFailure, CaptureTrouble};
-use crate::model::TableName;
+use crate::model::{LogId, TableName, limits};
 use crate::postgres::PgError;
 use crate::postgres::replication::ReplicationError;
 
@@ -42,7 +42,12 @@ pub(super) fn spool(error: io::Error) -> Failed {
 
 /// What came is not what the protocol has there.
 pub(super) fn stream(why: impl Display) -> Failed {
-    broken("WS-PGCAPTURE-021", "the server's stream of changes cannot be read", why, "report it, with the server's version")
+    broken(
+        "WS-PGCAPTURE-021",
+        "the server's stream of changes cannot be read",
+        why,
+        "report it, with the server's version",
+    )
 }
 
 /// A row that no log takes.
@@ -50,7 +55,7 @@ pub(super) fn too_large(table: &TableName, bytes: usize) -> Failed {
     broken(
         "WS-PGCAPTURE-022",
         format!("a row of the table {table} has {bytes} bytes"),
-        format!("an entry of a log has at most {} bytes", crate::model::limits::ENTRY_BYTES_MAX),
+        format!("an entry of a log has at most {} bytes", limits::ENTRY_BYTES_MAX),
         "take the table out of the selection ([database] capture, [send]) and start the node again",
     )
 }
@@ -97,4 +102,50 @@ pub(super) fn streamed(error: &ReplicationError) -> Failed {
         _ if passing => failed(CaptureTrouble::Retry, format!("error[WS-PGCAPTURE-026]: {error}")),
         _ => failed(CaptureTrouble::Failed, format!("error[WS-PGCAPTURE-026]: {error}")),
     }
+}
+
+/// The server or the user lacks something.
+pub(super) fn not_ready(refusals: &[String]) -> Failed {
+    failed(CaptureTrouble::Failed, refusals.join("\n"))
+}
+
+/// Another node captures the database.
+pub(super) fn other_log(found: &str, ours: LogId) -> Failed {
+    operator(
+        "WS-PGCAPTURE-038",
+        format!("the database is captured by another log: {found}, not {ours}"),
+        "another node captures it, or this node's data folder was replaced",
+        "put back the data folder that was there; or, if no other node uses the database, run `watershed source drop database \
+         --yes` and start again",
+    )
+}
+
+/// Somebody else reads from the slot.
+pub(super) fn in_use(slot: &str, who: &str) -> Failed {
+    again(
+        "WS-PGCAPTURE-028",
+        format!("the replication slot {slot} is in use: {who}"),
+        "an earlier run whose end the server has not noticed, or a second node with a copy of this node's data folder",
+        "nothing, if it was an earlier run: it is tried again; else stop the other one",
+    )
+}
+
+/// Making the slot takes too long.
+pub(super) fn slot_waits(slot: &str, who: &str) -> Failed {
+    again(
+        "WS-PGCAPTURE-029",
+        format!("the replication slot {slot} is not made yet"),
+        format!("a slot begins when all transactions have ended that run when it is made: {who}"),
+        "end them: COMMIT, ROLLBACK, or SELECT pg_terminate_backend(PROCESS); it is tried again",
+    )
+}
+
+/// The slot was dropped, so that the source's disk does not fill.
+pub(super) fn slot_dropped(slot: &str, why: &str) -> Failed {
+    again(
+        "WS-PGCAPTURE-039",
+        format!("the replication slot {slot} was dropped"),
+        why,
+        "make room for the node's log; then a new slot is made, and whoever follows the tables copies them afresh",
+    )
 }

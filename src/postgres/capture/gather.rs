@@ -11,7 +11,9 @@ use super::failure::{self, Failed};
 use super::relations::Known;
 use super::work::{Done, Ids, Work};
 use crate::model::{Op, Row, TableDef, TableName, limits};
-use crate::postgres::replication::pgoutput::{Begin, Commit, LogicalMessage, Message, Old, Relation, Truncate, Tuple, TupleValue};
+use crate::postgres::replication::pgoutput::{
+    Begin, Commit, LogicalMessage, Message, Old, Relation, Truncate, Tuple, TupleValue,
+};
 use crate::postgres::replication::{Data, Lsn};
 
 /// Messages of applications: ids of their transaction.
@@ -229,7 +231,9 @@ impl Gather {
                 let subxid = self.part.and_then(|(_, subxid)| subxid);
                 match ids(&text, subxid) {
                     Some(ids) => self.work(None)?.say(ids),
-                    None => tracing::warn!("a message with the prefix watershed gives no ids: {:.80}", text.escape_debug()),
+                    None => {
+                        tracing::warn!("a message with the prefix watershed gives no ids: {:.80}", text.escape_debug())
+                    }
                 }
             }
             _ => {}

@@ -152,7 +152,9 @@ pub(super) async fn reconcile(
     let members = members(&transaction, name).await?;
     let mut outcome = Reconciled::default();
     outcome.tables = read_tables(&transaction).await?.tables.into_iter().map(Arc::new).collect();
-    for (publication, publish) in [(name, "insert, update, delete, truncate"), (&inserts_name(name), "insert, truncate")] {
+    for (publication, publish) in
+        [(name, "insert, update, delete, truncate"), (&inserts_name(name), "insert, truncate")]
+    {
         if !members.publications.iter().any(|found| found == publication) {
             let with = format!("publish = {}, publish_via_partition_root = true", literal(publish));
             transaction.batch_execute(&format!("create publication {} with ({with})", quoted(publication))).await?;
@@ -179,7 +181,13 @@ pub(super) async fn reconcile(
         } else {
             let add = !right.contains(&table.oid);
             let drop = wrong.contains(&table.oid);
-            added.push(Step { table: Arc::clone(table), has_identity, add, drop, announce: has_begun && add && (has_identity || !is_member) });
+            added.push(Step {
+                table: Arc::clone(table),
+                has_identity,
+                add,
+                drop,
+                announce: has_begun && add && (has_identity || !is_member),
+            });
         }
     }
     transaction.commit().await?;

@@ -88,7 +88,9 @@ mod tests {
         let cursor = SourceCursor::from(&place);
         assert_eq!(&cursor.0[..], b"postgres1-7412345678901234567-3-16384-1/AB-watershed_0123456789abcdef");
         assert_eq!(Place::try_from(&cursor), Ok(place));
-        for bad in ["", "postgres1-", "postgres1-x-1-1-0/1-s", "postgres1-1-1-1-0-s", "sqlite1-0-0-0-0", "postgres1-1-1-1-0/0"] {
+        for bad in
+            ["", "postgres1-", "postgres1-x-1-1-0/1-s", "postgres1-1-1-1-0-s", "sqlite1-0-0-0-0", "postgres1-1-1-1-0/0"]
+        {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
     }

@@ -85,7 +85,8 @@ pub(super) async fn define(
 ) -> Result<TableDef, tokio_postgres::Error> {
     let ids: Vec<u32> = relation.columns.iter().map(|column| column.type_id).collect();
     let modifiers: Vec<i32> = relation.columns.iter().map(|column| column.modifier).collect();
-    let sql = "select format_type(t, m) from unnest($1::oid[], $2::int4[]) with ordinality u(t, m, place) order by place";
+    let sql =
+        "select format_type(t, m) from unnest($1::oid[], $2::int4[]) with ordinality u(t, m, place) order by place";
     let rows = client.query(sql, &[&ids, &modifiers]).await?;
     let mut columns = Vec::with_capacity(relation.columns.len());
     for (told, row) in relation.columns.iter().zip(&rows) {

@@ -1,9 +1,5 @@
 //! What is asked of the database beside the stream, over a connection of its own.
 
-use std::collections::HashMap;
-use std::future::Future;
-use std::sync::Arc;
-
 use tokio_postgres::{Client, Error};
 
 use super::failure::{self, Failed};
@@ -27,7 +23,8 @@ pub(super) struct Side {
 impl Side {
     /// Connects.
     pub async fn open(endpoint: &Endpoint) -> Result<Side, Failed> {
-        let session = endpoint.connect(limits::CAPTURE_CONNECT_TIMEOUT).await.map_err(|error| failure::asked(&error))?;
+        let session =
+            endpoint.connect(limits::CAPTURE_CONNECT_TIMEOUT).await.map_err(|error| failure::asked(&error))?;
         let mut side = Side { session };
         side.ask("setting up the session", async |client| {
             client.batch_execute(SESSION).await?;

@@ -58,7 +58,8 @@ impl Work {
     }
 
     fn table(&mut self, def: &Arc<TableDef>) -> usize {
-        let known = self.tables.iter().rposition(|table| Arc::ptr_eq(table, def) || table.fingerprint == def.fingerprint);
+        let known =
+            self.tables.iter().rposition(|table| Arc::ptr_eq(table, def) || table.fingerprint == def.fingerprint);
         known.unwrap_or_else(|| {
             self.tables.push(Arc::clone(def));
             self.tables.len() - 1
