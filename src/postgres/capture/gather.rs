@@ -284,12 +284,12 @@ fn ids(text: &str, subxid: Option<u32>) -> Option<Ids> {
         correlation: Option<Box<str>>,
         causation: Option<Box<str>>,
     }
-    let fits = |id: &Box<str>| !id.is_empty() && id.len() <= limits::NAME_BYTES_MAX;
+    let fits = |id: &str| !id.is_empty() && id.len() <= limits::NAME_BYTES_MAX;
     let Given { correlation, causation } = match text.starts_with('{') {
         true => serde_json::from_str(text).ok()?,
         false => Given { correlation: Some(text.into()), causation: None },
     };
-    let all_fit = correlation.iter().chain(&causation).all(fits);
+    let all_fit = correlation.iter().chain(&causation).all(|id| fits(id));
     all_fit.then_some(Ids { subxid, correlation, causation })
 }
 

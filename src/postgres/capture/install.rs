@@ -150,8 +150,8 @@ pub(super) async fn reconcile(
 ) -> Result<Reconciled, Error> {
     let transaction = client.transaction().await?;
     let members = members(&transaction, name).await?;
-    let mut outcome = Reconciled::default();
-    outcome.tables = read_tables(&transaction).await?.tables.into_iter().map(Arc::new).collect();
+    let tables = read_tables(&transaction).await?.tables.into_iter().map(Arc::new).collect();
+    let mut outcome = Reconciled { tables, ..Reconciled::default() };
     for (publication, publish) in
         [(name, "insert, update, delete, truncate"), (&inserts_name(name), "insert, truncate")]
     {

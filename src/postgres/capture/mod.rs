@@ -214,7 +214,7 @@ impl PgCapture {
         let moved = gather.position.0.saturating_sub(self.place.lsn.0);
         let is_late = self.given.elapsed() >= limits::CAPTURE_EMPTY_INTERVAL || moved >= limits::CAPTURE_EMPTY_BYTES;
         let has_news = !gather.done.is_empty() || !self.look.dropped.is_empty();
-        if !has_news && !(moved > 0 && is_late) {
+        if !(has_news || moved > 0 && is_late) {
             return None;
         }
         self.place.lsn = self.place.lsn.max(gather.position);
