@@ -3,6 +3,7 @@
 mod events;
 mod events_init;
 mod lane;
+mod spool;
 mod store;
 
 pub use events::{
@@ -10,6 +11,8 @@ pub use events::{
 };
 pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport};
 pub use lane::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use spool::{Spools, Work};
 pub use store::{Chunk, InspectedTable, Inspection, TableReader};
 
 use async_trait::async_trait;

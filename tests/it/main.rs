@@ -6,6 +6,7 @@ mod events;
 mod examples;
 mod log;
 mod peer;
+mod postgres_apply;
 mod postgres_capture;
 mod postgres_copy;
 mod postgres_replication;

@@ -1,1 +1,183 @@
-//! Applies a node's log to a PostgreSQL database: effects, cursor and lanes in one transaction.
+//! Applies a node's log to a PostgreSQL database: effects, cursor and lanes in one commit.
+//!
+//! One session writes. It bears our replication origin, by which capture knows what it wrote, and which no second session
+//! can bear at the same time. Commits are asynchronous: what a crash of the server loses is lost with its cursor.
+
+mod array;
+mod chunk;
+mod copying;
+mod lanes;
+mod link;
+mod ops;
+mod pass;
+mod raw;
+mod registry;
+mod shape;
+mod store;
+mod target;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use super::Endpoint;
+use crate::model::{Batch, Cursor, LogId, Position, TableName};
+use crate::view::{Lane, Spools, View, ViewError};
+use link::{Fail, Link};
+use registry::Targets;
+
+/// What a [`PgApplier`] is opened with.
+#[derive(Clone, Debug)]
+pub struct PgApplierOptions {
+    /// The database.
+    pub endpoint: Endpoint,
+    /// The node's log, which the cursor counts in.
+    pub log: LogId,
+    /// Triggers and foreign keys of the database work for received transactions as for anybody's; else only those do that
+    /// are enabled for replicas.
+    pub fire_triggers: bool,
+    /// Every change is applied singly and in its order, also when there are many: nothing is merged to its net effect.
+    pub exact: bool,
+    /// Where the parts of large transactions wait for the last one.
+    pub spool_dir: PathBuf,
+}
+
+/// A PostgreSQL database as a view of a node's log.
+///
+/// Every commit compares the stored cursor, under a lock of its row, with the one last seen here. Rows are written by
+/// key: inserts overwrite (an update that enters a filter arrives as an insert), deletes of missing rows are ignored, and an
+/// update of a missing row inserts it if it is whole. What does not fit parks its table.
+///
+/// A connection that breaks is [`ViewError::Retry`]: the next call connects again.
+pub struct PgApplier {
+    options: PgApplierOptions,
+    link: Option<Link>,
+    /// What the database's cursor was when last seen.
+    held: Option<Cursor>,
+    /// How far it may have come when the connection broke.
+    attempted: Option<Cursor>,
+    lanes: BTreeMap<TableName, Lane>,
+    targets: Targets,
+    spools: Spools,
+    lane_spools: HashMap<TableName, Spools>,
+    /// Tables that were empty when their copy began.
+    fresh: HashSet<TableName>,
+    torn: u64,
+}
+
+impl std::fmt::Debug for PgApplier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PgApplier").field("options", &self.options).field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+impl PgApplier {
+    /// Connects and creates our tables if they are missing.
+    ///
+    /// # Errors
+    /// [`ViewError::Retry`] when the server cannot be reached or another session applies this log; [`ViewError::Failed`]
+    /// when a privilege is missing, with the statements that grant it.
+    pub async fn open(options: PgApplierOptions) -> Result<PgApplier, ViewError> {
+        let link = Link::open(&options).await?;
+        let mut applier = PgApplier {
+            options,
+            link: None,
+            held: None,
+            attempted: None,
+            lanes: BTreeMap::new(),
+            targets: Targets::default(),
+            spools: Spools::default(),
+            lane_spools: HashMap::new(),
+            fresh: HashSet::new(),
+            torn: 0,
+        };
+        applier.held = applier.look(&link).await?;
+        applier.link = Some(link);
+        Ok(applier)
+    }
+
+    /// Reads lanes and cursor.
+    async fn look(&mut self, link: &Link) -> Result<Option<Cursor>, ViewError> {
+        let doing = "reading the cursor";
+        let text = store::cursor(link.client()).await.map_err(|e| link.view_error(doing, e))?;
+        let found = text.map(|text| text.parse::<Cursor>()).transpose();
+        let found = found.map_err(|e| ViewError::Failed(format!("watershed.cursor: {e}")))?;
+        let lanes = store::lanes(link.client()).await.map_err(|e| link.view_error(doing, e))?;
+        self.lanes = lanes.map_err(ViewError::Failed)?;
+        Ok(found)
+    }
+
+    /// The session, opened again if it broke.
+    async fn link(&mut self) -> Result<&mut Link, ViewError> {
+        if self.link.as_ref().is_none_or(Link::is_closed) {
+            self.link = None;
+            let link = Link::open(&self.options).await?;
+            let found = self.look(&link).await?;
+            self.targets = Targets::default();
+            self.link = Some(link);
+            self.regained(found)?;
+        }
+        Ok(self.link.as_mut().expect("opened above"))
+    }
+
+    /// After a break the cursor is where it was, or where what was under way has brought it.
+    fn regained(&mut self, found: Option<Cursor>) -> Result<(), ViewError> {
+        let attempted = self.attempted.take();
+        let position = |cursor: Option<Cursor>| cursor.map_or(Position::ZERO, |cursor| cursor.position);
+        let expected = self.held;
+        if found == expected {
+            return Ok(());
+        }
+        let arrived = attempted.is_some_and(|attempted| {
+            found.is_some_and(|found| {
+                let between = position(expected) <= found.position && found.position <= attempted.position;
+                found.log == attempted.log && found.epoch == attempted.epoch && between
+            })
+        });
+        if arrived {
+            self.held = found;
+            return Ok(());
+        }
+        if position(found) < position(expected) {
+            self.held = found;
+            return Err(ViewError::Lost(format!(
+                "{}: the server has lost what it had committed, back to position {}; it is read again from there",
+                self.options.endpoint.name(),
+                position(found)
+            )));
+        }
+        Err(ViewError::Fenced { expected, found })
+    }
+
+    /// What a failure means to the caller; the connection is forgotten if it broke.
+    fn view_fail(&mut self, fail: Fail) -> ViewError {
+        let closed = self.link.as_ref().is_some_and(Link::is_closed);
+        if closed {
+            self.link = None;
+        }
+        match fail {
+            Fail::View(ViewError::Fenced { found, .. }) => ViewError::Fenced { expected: self.held, found },
+            Fail::View(error) => error,
+            Fail::Table(error) => {
+                ViewError::Failed(self.options.endpoint.failed("writing Watershed's tables", *error).words())
+            }
+        }
+    }
+
+    fn main_position(&self) -> Position {
+        self.held.map_or(Position::ZERO, |cursor| cursor.position)
+    }
+}
+
+#[async_trait]
+impl View for PgApplier {
+    async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError> {
+        self.link().await?;
+        Ok(self.held)
+    }
+
+    async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
+        self.apply_main(batch).await
+    }
+}

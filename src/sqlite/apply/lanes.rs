@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 
 use super::pass::{Pass, PassFail, Scope, Trouble, parked};
-use super::spool::Work;
 use super::write::Mode;
 use super::{Applier, blocking, store};
 use crate::model::{Batch, Cursor, Fingerprint, LinkId, Position, TableName};
-use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard, ViewError};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard, ViewError, Work};
 
 impl Applier {
     fn main_position(&self) -> Position {
@@ -130,7 +129,7 @@ impl Applier {
         batch: &Batch,
         work: &[Work<'_>],
         mode: Mode,
-        spools: &mut super::Spools,
+        spools: &mut crate::view::Spools,
     ) -> Result<(), PassFail> {
         let options = &self.options;
         let fail = |error| super::view_error(options, error);

@@ -4,7 +4,6 @@ mod bind;
 mod chunk;
 mod lanes;
 mod pass;
-mod spool;
 mod store;
 mod target;
 mod write;
@@ -23,8 +22,7 @@ pub(crate) use target::{Target, define};
 pub(crate) use write::{Mode, RowFail, Writer};
 
 use crate::model::{Batch, Cursor, LogId, TableName, limits};
-use crate::view::{Lane, View, ViewError};
-use spool::Spools;
+use crate::view::{Lane, Spools, View, ViewError};
 use target::Targets;
 
 /// What an [`Applier`] is opened with.

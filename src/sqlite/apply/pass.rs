@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::spool::{Spools, Work};
 use super::target::Targets;
 use super::write::{Mode, RowFail, Writer, is_tables};
 use super::{Applier, store};
 use crate::model::{Batch, Catalog, Change, Cursor, Entry, Position, TableDef, TableName, Timestamp, Value};
-use crate::view::{Lane, LaneState, ViewError};
+use crate::view::{Lane, LaneState, Spools, ViewError, Work};
 use rusqlite::{Connection, OptionalExtension};
 
 /// A table's trouble at an entry.

@@ -1,8 +1,6 @@
 //! Capture of PostgreSQL's commits, against real servers.
 
-mod bed;
 mod tables;
-mod writes;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;

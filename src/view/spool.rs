@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::ViewError;
 use crate::model::{Batch, Catalog, Entry, Logged, Position};
-use crate::view::ViewError;
 
 /// The parts of one transaction.
 struct Spooled {
@@ -23,11 +23,11 @@ struct Spooled {
 /// Transactions whose parts are arriving, by position. Their files have no name, and lie where the database lies: its
 /// disk takes the same bytes anyway, while the folder for temporary files may be memory.
 #[derive(Default)]
-pub(super) struct Spools(BTreeMap<Position, Spooled>);
+pub(crate) struct Spools(BTreeMap<Position, Spooled>);
 
 impl Work<'_> {
     /// Its place in the log.
-    pub(super) fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         match self {
             Work::Whole(logged) => logged.position,
             Work::Spooled(position) => *position,
@@ -37,7 +37,7 @@ impl Work<'_> {
 
 /// What is applied next, in log order.
 #[derive(Clone, Copy)]
-pub(super) enum Work<'a> {
+pub(crate) enum Work<'a> {
     /// A whole transaction.
     Whole(&'a Logged),
     /// A large one, all of its parts here.
@@ -51,7 +51,7 @@ fn failed(error: io::Error) -> ViewError {
 impl Spools {
     /// Stores the parts of the batch with `after < position ≤ upto`, and says what can be applied. The same batch may be
     /// given again.
-    pub(super) fn take<'a>(
+    pub(crate) fn take<'a>(
         &mut self,
         batch: &'a Batch,
         after: Position,
@@ -104,12 +104,12 @@ impl Spools {
     }
 
     /// Whether nothing is stored.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Reads the parts of a complete transaction one after the other.
-    pub(super) fn read(&mut self, position: Position) -> Result<PartsOf, ViewError> {
+    pub(crate) fn read(&mut self, position: Position) -> Result<PartsOf, ViewError> {
         let spooled = self.0.get_mut(&position).filter(|spooled| spooled.complete);
         let spooled = spooled.ok_or_else(|| ViewError::Failed(format!("the parts at {position} are not complete")))?;
         spooled.file.flush().map_err(failed)?;
@@ -119,13 +119,13 @@ impl Spools {
     }
 
     /// What is at or below the cursor is not needed any more.
-    pub(super) fn forget(&mut self, upto: Position) {
+    pub(crate) fn forget(&mut self, upto: Position) {
         self.0 = self.0.split_off(&upto.next());
     }
 }
 
 /// The parts of one transaction, in order.
-pub(super) struct PartsOf {
+pub(crate) struct PartsOf {
     file: BufReader<File>,
     left: u32,
     /// Where the definitions of their tables are.
@@ -134,7 +134,7 @@ pub(super) struct PartsOf {
 
 impl PartsOf {
     /// The next part; `None` after the last.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, ViewError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, ViewError> {
         if self.left == 0 {
             return Ok(None);
         }

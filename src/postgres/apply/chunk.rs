@@ -1,0 +1,383 @@
+//! One chunk of a first copy, written together with the lane's progress.
+
+use tokio_postgres::types::{ToSql, Type};
+
+use super::array::Array;
+use super::copying::{CopyText, copy_in, copy_statement};
+use super::link::{Fail, Link};
+use super::ops::{Encoder, Ops, put_value};
+use super::pass::{describe_row, server_words};
+use super::raw::Cell;
+use super::registry::Targets;
+use super::shape::Mode;
+use super::target::{Target, is_reserved, quote, split};
+use super::{PgApplier, store};
+use crate::model::{Column, Kind, Position, Row, TableDef, Value, limits};
+use crate::postgres::ddl::{create_schema, create_table_for};
+use crate::postgres::range::{KeyOrder, KeyRange, same_order};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, RowGuard, ViewError};
+
+/// Why a chunk was not written.
+enum ChunkFail {
+    /// The table's trouble.
+    Table(String),
+    /// A statement that writes many rows failed.
+    Rows(Fail),
+}
+
+impl From<Fail> for ChunkFail {
+    fn from(fail: Fail) -> ChunkFail {
+        ChunkFail::Rows(fail)
+    }
+}
+
+/// How the rows of a chunk are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The table was empty when its copy began: by COPY.
+    Fresh,
+    /// Over what is there, all at once.
+    Over,
+    /// Over what is there, row by row, to see which one fails.
+    Singly,
+}
+
+impl PgApplier {
+    pub(super) async fn write_chunk(
+        &mut self,
+        chunk: &CopyChunk,
+        scope: &CopyScope,
+        mine: RowGuard<'_>,
+    ) -> Result<(), ViewError> {
+        let name = &chunk.table.name;
+        let lane = self.lanes.get(name).cloned();
+        let Some(Lane { after, state: LaneState::Copying { from, done, rows, received }, .. }) = lane else {
+            return Err(ViewError::Failed(format!("{name} is not being copied: {:?}", lane.map(|lane| lane.state))));
+        };
+        if done != chunk.after {
+            return Err(ViewError::Failed(format!(
+                "a chunk of {name} does not continue the copy: expected after {done:?}, got {:?}",
+                chunk.after
+            )));
+        }
+        if chunk.after.is_none() {
+            self.fresh.remove(name);
+        }
+        let keys = chunk.table.key_columns();
+        let last = chunk.rows.last().map(|row| keys.iter().filter_map(|&i| row.get(i).cloned()).collect());
+        let state = LaneState::Copying {
+            from,
+            done: chunk.upto.clone().or(last).or(done),
+            rows: rows.saturating_add(chunk.rows.len() as u64),
+            received,
+        };
+        let lane = Lane { table: name.clone(), after, state };
+        let mut way = if self.fresh.contains(name) { Way::Fresh } else { Way::Over };
+        loop {
+            match self.try_chunk(chunk, scope, mine, &lane, &mut way).await {
+                Ok(()) => break,
+                Err(ChunkFail::Table(why)) => return Err(self.chunk_trouble(chunk, after, why)),
+                Err(ChunkFail::Rows(Fail::View(error))) => return Err(self.view_fail(Fail::View(error))),
+                Err(ChunkFail::Rows(Fail::Table(error))) => match way {
+                    Way::Fresh => {
+                        self.fresh.remove(name);
+                        way = Way::Over;
+                    }
+                    Way::Over => way = Way::Singly,
+                    Way::Singly => return Err(self.chunk_trouble(chunk, after, server_words(&error))),
+                },
+            }
+        }
+        if way == Way::Fresh {
+            self.fresh.insert(name.clone());
+        }
+        self.lanes.insert(name.clone(), lane);
+        Ok(())
+    }
+
+    fn chunk_trouble(&self, chunk: &CopyChunk, position: Position, why: String) -> ViewError {
+        ViewError::Table { table: chunk.table.name.clone(), position, why }
+    }
+
+    async fn try_chunk(
+        &mut self,
+        chunk: &CopyChunk,
+        scope: &CopyScope,
+        mine: RowGuard<'_>,
+        lane: &Lane,
+        way: &mut Way,
+    ) -> Result<(), ChunkFail> {
+        self.link().await.map_err(Fail::View)?;
+        let PgApplier { link, targets, held, .. } = self;
+        let link = link.as_mut().expect("opened above");
+        let begun = link.begin(*held, None, true).await;
+        let done = match begun {
+            Ok(()) => in_chunk(link, targets, chunk, scope, mine, lane, way).await,
+            Err(fail) => Err(fail.into()),
+        };
+        let done = match done {
+            Ok(()) => link.commit().await.map_err(ChunkFail::from),
+            failed => failed,
+        };
+        if done.is_err() {
+            link.roll_back().await;
+            link.forget_loops();
+            targets.clear();
+        }
+        done
+    }
+}
+
+async fn in_chunk(
+    link: &mut Link,
+    targets: &mut Targets,
+    chunk: &CopyChunk,
+    scope: &CopyScope,
+    mine: RowGuard<'_>,
+    lane: &Lane,
+    way: &mut Way,
+) -> Result<(), ChunkFail> {
+    let def = &chunk.table;
+    let fail = |error| Fail::View(link.view_error("looking at a table", error));
+    create_missing(link, chunk).await?;
+    targets.look(link.client(), def).await.map_err(fail)?;
+    let (_, target) = targets.get(def.fingerprint);
+    let target = target.map_err(ChunkFail::Table)?;
+    check(chunk, target)?;
+    if chunk.after.is_none() && *way == Way::Over && is_empty(link, target).await? {
+        *way = Way::Fresh;
+    }
+    if *scope == CopyScope::All && *way != Way::Fresh {
+        remove_missing(link, target, chunk, mine).await?;
+    }
+    let rows = chunk.rows.iter().filter(|row| !mine(def, row));
+    match *way {
+        Way::Fresh => {
+            let mut text = CopyText::default();
+            for row in rows {
+                let cells: Vec<Cell<'_>> = row.iter().map(Cell::of).collect();
+                text.row(target, &target.written, &cells).map_err(ChunkFail::Table)?;
+            }
+            if text.rows > 0 {
+                let statement = copy_statement(target, &target.written);
+                let copied = copy_in(link.client(), &statement, text.bytes).await;
+                copied.map_err(|e| link.sort("copying", e))?;
+            }
+        }
+        Way::Over | Way::Singly => put(link, targets, def, rows, *way == Way::Singly).await?,
+    }
+    let put = store::put_lane(link.client(), lane).await;
+    put.map_err(|e| Fail::View(link.view_error("storing a lane", e)).into())
+}
+
+fn check(chunk: &CopyChunk, target: &Target) -> Result<(), ChunkFail> {
+    let table = |why: String| Err(ChunkFail::Table(why));
+    if target.key.is_empty() && (chunk.after.is_some() || chunk.upto.is_some()) {
+        return table("a table without a key is copied in one chunk".to_owned());
+    }
+    let is_key = |key: &Row| key.len() == target.key.len() && key.iter().all(|value| value.kind.has_text());
+    if [&chunk.after, &chunk.upto].into_iter().flatten().any(|key| !is_key(key)) {
+        return table("the chunk's bounds are not values of the table's key".to_owned());
+    }
+    let width = chunk.table.columns.len();
+    if let Some(bad) = chunk.rows.iter().find(|row| row.len() != width) {
+        return table(format!("a row has {} values, its definition {width} columns", bad.len()));
+    }
+    Ok(())
+}
+
+async fn is_empty(link: &Link, target: &Target) -> Result<bool, Fail> {
+    let sql = format!("SELECT NOT EXISTS (SELECT FROM {})", target.rel);
+    let row = link.client().query_one(&sql, &[]).await.map_err(|e| link.sort("looking at a table", e))?;
+    Ok(row.get(0))
+}
+
+/// Inserts or overwrites rows, removing whatever is in their way.
+async fn put<'r>(
+    link: &mut Link,
+    targets: &mut Targets,
+    def: &TableDef,
+    rows: impl Iterator<Item = &'r Row>,
+    singly: bool,
+) -> Result<(), ChunkFail> {
+    let mut ops = Ops::new();
+    let mut calls = Vec::new();
+    for row in rows {
+        let cells: Vec<Cell<'_>> = row.iter().map(Cell::of).collect();
+        let (codes, target) = targets.get(def.fingerprint);
+        let target = target.map_err(ChunkFail::Table)?;
+        let mut encoder = Encoder { codes, ops: &mut ops, mode: Mode::Convergent };
+        let named = |why: String| ChunkFail::Table(format!("{}: {why}", describe_row(def, "copy", &cells)));
+        encoder.put(target, &cells).map_err(named)?;
+        if singly {
+            let code = ops.codes[0];
+            let call = link.looped(&targets.codes, std::mem::replace(&mut ops, Ops::new()), None).await?;
+            match link.calls(&[call]).await {
+                Err(Fail::Table(error)) => {
+                    let sql = &targets.codes[code as usize].sql;
+                    return Err(named(format!("{}; statement: {sql}", server_words(&error))));
+                }
+                done => done?,
+            }
+        } else if ops.bytes() >= limits::APPLY_CALL_BYTES {
+            calls.push(link.looped(&targets.codes, std::mem::replace(&mut ops, Ops::new()), None).await?);
+        }
+    }
+    if !ops.is_empty() {
+        calls.push(link.looped(&targets.codes, ops, None).await?);
+    }
+    Ok(link.calls(&calls).await?)
+}
+
+/// The table as its columns are here; `named` as the sender names them, or as they are named here.
+fn own_def(def: &TableDef, target: &Target, named_here: bool) -> TableDef {
+    let columns = def.columns.iter().zip(&target.columns).map(|(column, field)| Column {
+        name: if named_here {
+            field.name[1..field.name.len() - 1].replace("\"\"", "\"").into()
+        } else {
+            column.name.clone()
+        },
+        type_name: field.cast.as_str().into(),
+        key: column.key,
+    });
+    TableDef::new(def.name.clone(), columns.collect())
+}
+
+/// Removes the rows of the chunk's key range that it does not have, a bounded number at a time.
+async fn remove_missing(link: &Link, target: &Target, chunk: &CopyChunk, mine: RowGuard<'_>) -> Result<(), ChunkFail> {
+    let def = &chunk.table;
+    let mut range = KeyRange { after: chunk.after.as_ref(), upto: chunk.upto.as_ref() };
+    if !same_order(chunk, &own_def(def, target, false)) {
+        // The first chunk removes everything that it does not have, the others nothing.
+        if chunk.after.is_some() {
+            return Ok(());
+        }
+        range = KeyRange::default();
+    }
+    let inside = KeyOrder::of(&own_def(def, target, true)).condition(range).map_err(ChunkFail::Table)?;
+    let (find, kept) = find_missing(target, chunk, &inside)?;
+    let setting =
+        "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on; SET LOCAL plan_cache_mode = force_custom_plan";
+    let back = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_seqscan = off; SET LOCAL plan_cache_mode = force_generic_plan";
+    let client = link.client();
+    let sorted = |e| ChunkFail::Rows(link.sort("removing rows that the sender does not have", e));
+    client.batch_execute(setting).await.map_err(sorted)?;
+    let mut after: (u32, String) = (0, "(0,0)".to_owned());
+    loop {
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&after.0, &after.1];
+        params.extend(kept.iter().map(|raw| raw as &(dyn ToSql + Sync)));
+        let rows = client.query(&find, &params).await.map_err(sorted)?;
+        let Some(last) = rows.last() else { break };
+        let next = (last.get::<_, u32>(0), last.get::<_, String>(1));
+        let (mut tables, mut places) = (Vec::new(), Vec::new());
+        for row in &rows {
+            let values: Vec<Value> = (0..def.columns.len())
+                .map(|i| match row.get::<_, Option<String>>(i + 2) {
+                    Some(text) => Value::new(Kind::Typed, text),
+                    None => Value::NULL,
+                })
+                .collect();
+            if !mine(def, &values) {
+                tables.push(row.get::<_, u32>(0));
+                places.push(row.get::<_, String>(1));
+            }
+        }
+        if !places.is_empty() {
+            let delete = format!(
+                "DELETE FROM {} AS ws__t USING unnest($1::oid[], $2::text[]) AS ws__d(o, c) WHERE ws__t.tableoid = ws__d.o AND ws__t.ctid = ws__d.c::tid",
+                target.rel
+            );
+            client.execute(&delete, &[&tables, &places]).await.map_err(sorted)?;
+        }
+        if rows.len() < limits::APPLY_REMOVE_ROWS {
+            break;
+        }
+        after = next;
+    }
+    client.batch_execute(back).await.map_err(sorted)
+}
+
+/// The query that finds rows of the range that the chunk does not have, with the chunk's keys as arrays.
+fn find_missing(
+    target: &Target,
+    chunk: &CopyChunk,
+    inside: &str,
+) -> Result<(String, Vec<super::array::Raw>), ChunkFail> {
+    let mut kept: Vec<Array> = target.key.iter().map(|_| Array::of(Type::TEXT.oid())).collect();
+    for row in &chunk.rows {
+        for (array, &i) in kept.iter_mut().zip(&target.key) {
+            put_value(array, &target.columns[i], Cell::of(&row[i])).map_err(ChunkFail::Table)?;
+        }
+    }
+    let shown: Vec<String> = target.columns.iter().map(|field| format!("ws__t.{}::text", field.name)).collect();
+    let shown = if shown.is_empty() { String::new() } else { format!(", {}", shown.join(", ")) };
+    let there = if target.key.is_empty() {
+        String::new()
+    } else {
+        let arrays: Vec<String> = (0..target.key.len()).map(|n| format!("${}::text[]", n + 3)).collect();
+        let names: Vec<String> = (0..target.key.len()).map(|n| quote(&format!("ws__k{n}"))).collect();
+        let same: Vec<String> = target
+            .key
+            .iter()
+            .zip(&names)
+            .map(|(&i, name)| format!("ws__t.{} = ws__d.{name}::{}", target.columns[i].name, target.columns[i].cast))
+            .collect();
+        format!(
+            " AND NOT EXISTS (SELECT FROM unnest({}) AS ws__d({}) WHERE {})",
+            arrays.join(", "),
+            names.join(", "),
+            same.join(" AND ")
+        )
+    };
+    let word = if inside.is_empty() { " WHERE" } else { " AND" };
+    let sql = format!(
+        "SELECT ws__t.tableoid, ws__t.ctid::text{shown} FROM {} AS ws__t{inside}{word} (ws__t.tableoid, ws__t.ctid) > ($1::oid, $2::text::tid){there} \
+         ORDER BY ws__t.tableoid, ws__t.ctid LIMIT {}",
+        target.rel,
+        limits::APPLY_REMOVE_ROWS
+    );
+    Ok((sql, kept.into_iter().map(Array::finish).collect()))
+}
+
+/// Creates the table that a copy is about to fill, where nothing of that name is there. Constraints, defaults, indexes and
+/// triggers do not travel, so it has none but its primary key.
+async fn create_missing(link: &Link, chunk: &CopyChunk) -> Result<(), ChunkFail> {
+    let def = &chunk.table;
+    let (schema, table) = split(&def.name);
+    let there =
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 WHERE lower(n.nspname) = lower($1) AND lower(c.relname) = lower($2))";
+    let there = link.client().query_one(there, &[&schema, &table]).await;
+    let there: bool = there.map_err(|e| link.sort("looking for a table", e))?.get(0);
+    if there || is_reserved(schema) {
+        return Ok(());
+    }
+    let mut sql = create_table_for(def, &chunk.rows);
+    if let Some(schema_sql) = create_schema(def) {
+        let known = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+        let known = link.client().query_one(known, &[&schema]).await;
+        if !known.map_err(|e| link.sort("looking for a schema", e))?.get::<_, bool>(0) {
+            sql = format!("{schema_sql}; {sql}");
+        }
+    }
+    match link.client().batch_execute(&sql).await.map_err(|e| link.sort("creating a table", e)) {
+        Ok(()) => {}
+        Err(Fail::Table(error)) => {
+            let name = &def.name;
+            let mut why =
+                format!("{name} is not there and could not be created: {}; statement: {sql}", server_words(&error));
+            if error.code().is_some_and(|code| code.code() == "42704") {
+                why.push_str("; make the type first (CREATE TYPE …, CREATE DOMAIN … or CREATE EXTENSION …), as it is at the sender");
+            }
+            return Err(ChunkFail::Table(why));
+        }
+        Err(fail) => return Err(fail.into()),
+    }
+    tracing::warn!(
+        table = def.name.as_str(),
+        "table {} was not there and is created for its copy, with its columns and primary key only; constraints, defaults and \
+         indexes do not travel: add those that are needed",
+        def.name
+    );
+    Ok(())
+}

@@ -1,0 +1,366 @@
+//! The one session that applies: its settings, its replication origin, and the loops that it runs at the server.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error, Statement};
+
+use super::array::{Array, Raw};
+use super::ops::{Codes, Ops};
+use super::target::literal;
+use super::{PgApplierOptions, store};
+use crate::model::{Cursor, LogId, limits};
+use crate::postgres::{Endpoint, PgError, Session};
+use crate::view::ViewError;
+
+/// The error that moving the cursor raises when it is not where it is expected; its detail is the cursor found.
+const FENCED: &str = "WS001";
+
+/// Locks the cursor's row and compares it, then sets it; a cursor to set that is NULL leaves it.
+const MOVE: &str = "
+CREATE FUNCTION pg_temp.ws_move(ws__from text, ws__to text) RETURNS void LANGUAGE plpgsql AS '
+DECLARE ws__found text;
+BEGIN
+  SELECT c.cursor INTO ws__found FROM watershed.cursor c FOR UPDATE;
+  IF ws__found IS DISTINCT FROM ws__from THEN
+    RAISE EXCEPTION ''the cursor was moved by somebody else'' USING ERRCODE = ''WS001'', DETAIL = coalesce(ws__found, '''');
+  END IF;
+  IF ws__to IS NOT NULL THEN
+    UPDATE watershed.cursor c SET cursor = ws__to;
+    IF NOT FOUND THEN INSERT INTO watershed.cursor (cursor) VALUES (ws__to); END IF;
+  END IF;
+END'";
+
+/// Why something did not come about; whatever was under way is rolled back.
+#[derive(Debug)]
+pub(super) enum Fail {
+    /// What was written does not fit where it was to be written.
+    Table(Box<Error>),
+    /// Everything failed.
+    View(ViewError),
+}
+
+impl From<ViewError> for Fail {
+    fn from(error: ViewError) -> Fail {
+        Fail::View(error)
+    }
+}
+
+/// A function of this session: it carries out operations whose codes are among `kinds`.
+struct Loop {
+    /// Ascending.
+    kinds: Vec<u32>,
+    statement: Statement,
+}
+
+/// A call of such a function, or another statement with its parameters.
+pub(super) struct Call {
+    pub statement: Statement,
+    pub params: Vec<Raw>,
+}
+
+/// The session.
+pub(super) struct Link {
+    pub session: Arc<Session>,
+    log: LogId,
+    mover: Statement,
+    loops: Vec<Loop>,
+    /// Functions made so far: their names are never used again.
+    made: u32,
+}
+
+/// The replication origin's name, and that of capture's slot and publication.
+pub(super) fn own_name(log: LogId) -> String {
+    format!("watershed_{}", &log.to_string()[..16])
+}
+
+/// A connection failed, or a statement did; sorted by whose trouble it is.
+pub(super) fn sort(endpoint: &Endpoint, doing: &str, error: Error, log: LogId) -> Fail {
+    let Some(db) = error.as_db_error() else {
+        return Fail::View(ViewError::Retry(endpoint.failed(doing, error).words()));
+    };
+    let code = db.code().code();
+    if code == FENCED {
+        let cursor = |text: Option<&str>| text.and_then(|text| text.parse::<Cursor>().ok());
+        let found = cursor(db.detail());
+        tracing::debug!(%log, "the cursor was moved");
+        return Fail::View(ViewError::Fenced { expected: None, found });
+    }
+    let again = matches!(&code[..2], "08" | "40" | "53" | "57" | "58") || code == "55P03" || code == "25006";
+    match again {
+        true => Fail::View(ViewError::Retry(endpoint.failed(doing, error).words())),
+        false => Fail::Table(Box::new(error)),
+    }
+}
+
+/// An error where there is no table to blame.
+pub(super) fn view_error(endpoint: &Endpoint, doing: &str, error: Error, log: LogId) -> ViewError {
+    match sort(endpoint, doing, error, log) {
+        Fail::View(error) => error,
+        Fail::Table(error) => ViewError::Failed(endpoint.failed(doing, *error).words()),
+    }
+}
+
+/// Sends everything at once, in order, and waits for all the answers.
+async fn pipelined(futures: Vec<Sent<'_>>) -> Vec<Answer> {
+    let mut under_way: Vec<(Option<Sent<'_>>, Option<Answer>)> =
+        futures.into_iter().map(|future| (Some(future), None)).collect();
+    // Answers come in order: once everything is sent only the first that is missing is asked for.
+    let (mut sent, mut first) = (false, 0);
+    std::future::poll_fn(|context| {
+        let mut at = first;
+        while let Some((future, answer)) = under_way.get_mut(at) {
+            at += 1;
+            let polled = future.as_mut().map(|waiting| waiting.as_mut().poll(context));
+            match polled {
+                Some(Poll::Ready(value)) => (*future, *answer) = (None, Some(value)),
+                Some(Poll::Pending) if sent => return Poll::Pending,
+                _ => {}
+            }
+            if sent {
+                first = at;
+            }
+        }
+        sent = true;
+        match under_way.iter().all(|(_, answer)| answer.is_some()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    under_way.into_iter().filter_map(|(_, answer)| answer).collect()
+}
+
+type Answer = Result<u64, Error>;
+
+/// A statement that goes out when it is first polled.
+type Sent<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+impl Link {
+    /// Connects and makes the session ours.
+    pub(super) async fn open(options: &PgApplierOptions) -> Result<Link, ViewError> {
+        let endpoint = &options.endpoint;
+        let session = match endpoint.connect(limits::CONNECT_TIMEOUT).await {
+            Ok(session) => session,
+            Err(error) if error.is_retryable() => return Err(ViewError::Retry(error.words())),
+            Err(error) => return Err(error.into()),
+        };
+        let client = &session.client;
+        let fail = |doing: &str, error| refusal(endpoint, doing, error, options.log);
+        let settings = settings(options.fire_triggers);
+        client.batch_execute(&settings).await.map_err(|e| fail("setting up the applying session", e))?;
+        origin(client, &own_name(options.log)).await.map_err(|e| fail("setting up the replication origin", e))?;
+        store::install(client).await.map_err(|e| fail("making Watershed's tables", e))?;
+        client.batch_execute(MOVE).await.map_err(|e| fail("making a temporary function", e))?;
+        let mover = client.prepare("SELECT pg_temp.ws_move($1, $2)").await;
+        let mover = mover.map_err(|e| fail("preparing", e))?;
+        Ok(Link { session: Arc::new(session), log: options.log, mover, loops: Vec::new(), made: 0 })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.session.client
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        self.session.endpoint()
+    }
+
+    pub(super) fn sort(&self, doing: &str, error: Error) -> Fail {
+        sort(self.endpoint(), doing, error, self.log)
+    }
+
+    pub(super) fn view_error(&self, doing: &str, error: Error) -> ViewError {
+        view_error(self.endpoint(), doing, error, self.log)
+    }
+
+    /// Whether the connection is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.client().is_closed()
+    }
+
+    /// Begins a transaction: the cursor is locked, compared, and set.
+    pub(super) async fn begin(&self, from: Option<Cursor>, to: Option<Cursor>, sync: bool) -> Result<(), Fail> {
+        let begin = if sync { "BEGIN; SET LOCAL synchronous_commit = on" } else { "BEGIN" };
+        let (from, to) = (store::text(from), store::text(to));
+        let moved = async { self.client().execute(&self.mover, &[&from, &to]).await };
+        let begun = async { self.client().batch_execute(begin).await.map(|()| 0) };
+        self.answers(vec![Box::pin(begun), Box::pin(moved)]).await
+    }
+
+    pub(super) async fn commit(&self) -> Result<(), Fail> {
+        // A COMMIT of a transaction that has failed answers as a ROLLBACK does; so nobody gets here after a failure.
+        self.client().batch_execute("COMMIT").await.map_err(|e| self.sort("committing", e))
+    }
+
+    /// Whatever is under way is given up.
+    pub(super) async fn roll_back(&self) {
+        if let Err(error) = self.client().batch_execute("ROLLBACK").await {
+            tracing::debug!("rolling back: {error}");
+        }
+    }
+
+    /// Carries out calls, sent at once; in a transaction that is open.
+    pub(super) async fn calls(&self, calls: &[Call]) -> Result<(), Fail> {
+        self.answers(calls.iter().map(|call| self.call(call)).collect()).await
+    }
+
+    fn call<'a>(&'a self, call: &'a Call) -> Sent<'a> {
+        Box::pin(async move {
+            let params = call.params.iter().map(|raw| raw as &(dyn tokio_postgres::types::ToSql + Sync));
+            self.client().execute_raw(&call.statement, params).await
+        })
+    }
+
+    async fn answers(&self, sent: Vec<Sent<'_>>) -> Result<(), Fail> {
+        let mut failed = None;
+        for answer in pipelined(sent).await {
+            if let Err(error) = answer {
+                // What comes after the first error is only told that the transaction is aborted.
+                failed.get_or_insert(error);
+            }
+        }
+        match failed {
+            None => Ok(()),
+            Some(error) => Err(self.sort("applying", error)),
+        }
+    }
+
+    /// A whole transaction, sent at once: the cursor is compared and set, the calls are carried out, all is committed.
+    pub(super) async fn transaction(&self, from: Option<Cursor>, to: Cursor, calls: &[Call]) -> Result<(), Fail> {
+        let (from, to) = (store::text(from), Some(to.to_string()));
+        let mut sent: Vec<Sent<'_>> = vec![
+            Box::pin(async { self.client().batch_execute("BEGIN").await.map(|()| 0) }),
+            Box::pin(async { self.client().execute(&self.mover, &[&from, &to]).await }),
+        ];
+        sent.extend(calls.iter().map(|call| self.call(call)));
+        sent.push(Box::pin(async { self.client().batch_execute("COMMIT").await.map(|()| 0) }));
+        self.answers(sent).await
+    }
+
+    /// Calls that are a transaction each, sent at once. Gives how many were committed, in order, and what the next one
+    /// failed of.
+    pub(super) async fn singly(&self, calls: &[Call]) -> (usize, Option<Fail>) {
+        let mut done = 0;
+        for answer in pipelined(calls.iter().map(|call| self.call(call)).collect()).await {
+            match answer {
+                Ok(_) => done += 1,
+                Err(error) => return (done, Some(self.sort("applying", error))),
+            }
+        }
+        (done, None)
+    }
+
+    /// The call that carries out the operations; `moves`: it compares and sets the cursor, too.
+    pub(super) async fn looped(
+        &mut self,
+        codes: &Codes,
+        ops: Ops,
+        moves: Option<(Option<Cursor>, Cursor)>,
+    ) -> Result<Call, Fail> {
+        let mut kinds = ops.kinds;
+        kinds.sort_unstable();
+        let known =
+            self.loops.iter().position(|known| kinds.iter().all(|kind| known.kinds.binary_search(kind).is_ok()));
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let statement = self.make_loop(codes, &kinds).await.map_err(|e| self.sort("preparing", e))?;
+                self.loops.push(Loop { kinds, statement });
+                self.loops.len() - 1
+            }
+        };
+        let mut numbers = Array::of(tokio_postgres::types::Type::INT4.oid());
+        for code in &ops.codes {
+            numbers.put(&(*code as i32).to_be_bytes());
+        }
+        let (from, to) = match moves {
+            Some((from, to)) => (store::text(from), Some(to.to_string())),
+            None => (None, None),
+        };
+        let params = vec![Raw::text(from), Raw::text(to), numbers.finish(), ops.values.finish()];
+        Ok(Call { statement: self.loops[at].statement.clone(), params })
+    }
+
+    async fn make_loop(&mut self, codes: &Codes, kinds: &[u32]) -> Result<Statement, Error> {
+        self.made += 1;
+        let mut body = String::from(
+            "#variable_conflict use_variable
+            DECLARE ws__p int4 := 0; ws__c int4;
+            BEGIN
+            IF ws__to IS NOT NULL THEN PERFORM pg_temp.ws_move(ws__from, ws__to); END IF;
+            FOREACH ws__c IN ARRAY ws__k LOOP\n",
+        );
+        for (n, &kind) in kinds.iter().enumerate() {
+            let code = &codes[kind as usize];
+            let word = if n == 0 { "IF" } else { "ELSIF" };
+            let _ = writeln!(body, "{word} ws__c = {kind} THEN {} ws__p := ws__p + {};", code.piece, code.params);
+        }
+        let end = if kinds.is_empty() { "END LOOP; END" } else { "END IF; END LOOP; END" };
+        body.push_str(end);
+        let made = self.made;
+        let sql = format!(
+            "CREATE FUNCTION pg_temp.ws_loop{made}(ws__from text, ws__to text, ws__k int4[], ws__v text[]) RETURNS void LANGUAGE plpgsql AS {}",
+            literal(&body)
+        );
+        self.client().batch_execute(&sql).await?;
+        self.client().prepare(&format!("SELECT pg_temp.ws_loop{made}($1, $2, $3, $4)")).await
+    }
+
+    /// Forgets the functions: after a rollback some may be gone, after a change of tables some are wrong.
+    pub(super) fn forget_loops(&mut self) {
+        self.loops.clear();
+    }
+}
+
+/// What an applying session is set to.
+fn settings(fire_triggers: bool) -> String {
+    let role = if fire_triggers { "origin" } else { "replica" };
+    // Triggers and functions of the user's see the path that the user has set for them.
+    let path = if fire_triggers { "" } else { "SET search_path = pg_catalog;" };
+    let patience = limits::DATABASE_BUSY_TIMEOUT.as_millis();
+    format!(
+        "SET session_replication_role = {role}; {path}
+         SET datestyle = ISO; SET intervalstyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex;
+         SET timezone = 'UTC'; SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; SET xmloption = content;
+         SET lock_timeout = {patience}; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;
+         SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
+         SET default_transaction_deferrable = off; SET row_security = off;
+         SET synchronous_commit = off; SET plan_cache_mode = force_generic_plan; SET jit = off;
+         SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET check_function_bodies = off"
+    )
+}
+
+async fn origin(client: &Client, name: &str) -> Result<(), Error> {
+    let create = "SELECT pg_catalog.pg_replication_origin_create($1)
+                  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = $1)";
+    client.execute(create, &[&name]).await?;
+    client.execute("SELECT pg_catalog.pg_replication_origin_session_setup($1)", &[&name]).await.map(drop)
+}
+
+/// Why the session could not be set up, and what to do.
+fn refusal(endpoint: &Endpoint, doing: &str, error: Error, log: LogId) -> ViewError {
+    let user = endpoint.config().get_user().unwrap_or("the user").to_owned();
+    let database = endpoint.database().to_owned();
+    match error.code() {
+        Some(code) if *code == SqlState::OBJECT_IN_USE => ViewError::Retry(format!(
+            "{}: another session applies this log to the database: its replication origin {} is in use ({error}); \
+             it may be a connection that has broken and that the server has not given up yet",
+            endpoint.name(),
+            own_name(log),
+            error = endpoint.failed(doing, error).words()
+        )),
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => ViewError::Failed(format!(
+            "{} / do, as a superuser: GRANT SET ON PARAMETER session_replication_role TO {user}; \
+             GRANT EXECUTE ON FUNCTION pg_catalog.pg_replication_origin_create(text), \
+             pg_catalog.pg_replication_origin_session_setup(text) TO {user}; \
+             GRANT SELECT ON pg_catalog.pg_replication_origin TO {user}; \
+             GRANT CREATE, TEMPORARY ON DATABASE {database} TO {user}",
+            PgError::words(&endpoint.failed(doing, error))
+        )),
+        _ => view_error(endpoint, doing, error, log),
+    }
+}

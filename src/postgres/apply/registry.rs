@@ -1,0 +1,45 @@
+//! The destination tables seen so far, and the statements that write them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+
+use super::ops::Codes;
+use super::target::Target;
+use crate::model::{Fingerprint, TableDef};
+
+/// Destinations by the definition that rows come with. What is seen of a table holds until a statement fails.
+#[derive(Debug, Default)]
+pub(super) struct Targets {
+    tables: HashMap<Fingerprint, Result<Target, String>>,
+    /// Statements for single rows.
+    pub codes: Codes,
+}
+
+impl Targets {
+    /// Looks at the destination of a definition, unless it was looked at.
+    pub(super) async fn look(&mut self, client: &Client, def: &Arc<TableDef>) -> Result<(), tokio_postgres::Error> {
+        if let Entry::Vacant(vacant) = self.tables.entry(def.fingerprint) {
+            vacant.insert(Target::look(client, def).await?);
+        }
+        Ok(())
+    }
+
+    /// The destination of a definition that was looked at; the inner error says why there is none.
+    pub(super) fn get(&mut self, fingerprint: Fingerprint) -> (&mut Codes, Result<&mut Target, String>) {
+        let target = match self.tables.get_mut(&fingerprint) {
+            Some(Ok(target)) => Ok(target),
+            Some(Err(why)) => Err(why.clone()),
+            None => Err("it was not looked at".to_owned()),
+        };
+        (&mut self.codes, target)
+    }
+
+    /// Forgets everything: the schema may have changed.
+    pub(super) fn clear(&mut self) {
+        self.tables.clear();
+        self.codes.clear();
+    }
+}
