@@ -241,6 +241,28 @@ pub const REPLICATION_SILENCE_MAX: Duration = Duration::from_secs(120);
 pub const COPY_COUNT_ROWS_MAX: u64 = 100_000;
 /// Bytes of a table without a key, which is copied in one piece.
 pub const COPY_KEYLESS_BYTES_MAX: usize = 16 << 20;
+/// Bytes of encoded changes after which captured transactions of PostgreSQL are given to the log, one of them aside.
+pub const CAPTURE_GIVE_BYTES: usize = 1 << 20;
+/// Transactions after which they are.
+pub const CAPTURE_GIVE_ENTRIES: usize = 10_000;
+/// How long one wait for changes of PostgreSQL lasts at most.
+pub const CAPTURE_STREAM_WAIT: Duration = Duration::from_millis(10);
+/// The same in a quiet database.
+pub const CAPTURE_STREAM_WAIT_QUIET: Duration = Duration::from_millis(50);
+/// Between two looks at a PostgreSQL database's tables, publications and slot.
+pub const CAPTURE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Where a stream brings nothing to log, its place is logged this often,
+pub const CAPTURE_EMPTY_INTERVAL: Duration = Duration::from_secs(1);
+/// or after so many bytes of the server's log.
+pub const CAPTURE_EMPTY_BYTES: u64 = 16 << 20;
+/// How long a connection for capture may take.
+pub const CAPTURE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one question to the captured database may take.
+pub const CAPTURE_ASK_TIMEOUT: Duration = Duration::from_secs(30);
+/// A new slot waits for the transactions that run; an attempt ends after this long.
+pub const CAPTURE_SLOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Writers of a table that is newly captured are held up for no longer than this, in milliseconds.
+pub const CAPTURE_TABLE_LOCK_MS: u32 = 200;
 /// Operations that one call of an applying PostgreSQL session carries out, in bytes.
 pub const APPLY_CALL_BYTES: usize = 1 << 20;
 /// Different statements in one such call.

@@ -15,6 +15,7 @@ mod tables;
 mod tls;
 mod url;
 
+pub use capture::{PgCapture, PgCaptureOptions, uninstall};
 pub use apply::{PgApplier, PgApplierOptions};
 pub(crate) use connect::user_info;
 pub use connect::{Endpoint, Session, without_password};

@@ -7,6 +7,7 @@ mod read;
 use std::sync::Arc;
 
 pub use inspect::inspect;
+pub(crate) use inspect::refusals;
 pub(crate) use read::{SESSION, Tables, read_tables, tables};
 
 use crate::model::{TableDef, TableName};

@@ -1,1 +1,320 @@
-//! Local commits, read from the transaction log by logical decoding.
+//! A database's commits, read from the server's transaction log through one replication slot.
+//!
+//! ```text
+//! acknowledged to the slot ≤ durable in the node's log = released ≤ given ≤ received
+//! ```
+//!
+//! Transactions that were applied by us carry our replication origin and are passed over; those of other origins are
+//! local commits as any other. An application names what belongs together in the transaction itself:
+//! `SELECT pg_logical_emit_message(true, 'watershed', 'order 7')` gives it the correlation id `order 7`, and
+//! `'{"correlation": "order 7", "causation": "click 9"}'` both ids.
+
+mod connect;
+mod continuity;
+mod encode;
+mod failure;
+mod gather;
+mod install;
+mod look;
+mod overflow;
+mod place;
+mod relations;
+mod side;
+mod uninstall;
+mod work;
+
+pub use uninstall::uninstall;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use self::failure::Failed;
+use self::gather::{Gather, Need};
+use self::look::Look;
+use self::place::Place;
+use self::side::Side;
+use super::Endpoint;
+use super::replication::{Event, Lsn, ReplicationStream};
+use crate::log::{Capture, CaptureFailure, Captured, CapturesTable, Polled};
+use crate::model::{LogId, SourceCursor, TableName, limits};
+
+/// How a database is captured.
+pub struct PgCaptureOptions {
+    /// Where it is. The user needs what [`crate::postgres::inspect`] asks for.
+    pub endpoint: Endpoint,
+    /// Runs the connections.
+    pub runtime: Handle,
+    /// The log into which it goes: publication, slot and origin are named after it.
+    pub log: LogId,
+    /// Which tables.
+    pub captured: CapturesTable,
+    /// Where large transactions wait, on the log's disk.
+    pub spool_dir: PathBuf,
+    /// The node's name.
+    pub node: Box<str>,
+    /// How far the log has read this database; `None`: never, or it begins afresh.
+    pub resume: Option<SourceCursor>,
+    /// When the log cannot take anything and the server has to keep more than this for us, in bytes, the slot is dropped;
+    /// once the log takes something again, all tables are announced as replaced.
+    pub slot_retain_max: Option<u64>,
+}
+
+/// Between two questions where the server's log ends, while data comes all the time.
+const TARGET_INTERVAL: Duration = Duration::from_millis(20);
+/// One call of `poll` reads no longer than this without giving something back.
+const POLL_MAX: Duration = Duration::from_millis(200);
+
+/// The connections, and what comes over them.
+struct Link {
+    side: Side,
+    stream: ReplicationStream,
+    gather: Gather,
+    /// Came while it was waited for.
+    next: Option<Event>,
+}
+
+/// Whether there is a slot to read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Slot,
+    /// It was dropped by us: the log is tried.
+    Dropped,
+    /// The log takes something again.
+    Afresh,
+}
+
+/// Captures one database's commits. All calls block; it belongs on a thread of its own, outside of the runtime.
+///
+/// [`Polled::Current`] says that everything has been given that had been committed when the last `Current` was returned,
+/// or before the call where nothing else comes.
+pub struct PgCapture {
+    options: PgCaptureOptions,
+    /// Of slot, publication and replication origin.
+    name: String,
+    /// Up to where it has been given.
+    place: Place,
+    released: Lsn,
+    link: Option<Link>,
+    look: Look,
+    standing: Standing,
+    /// The log could not take what was given last.
+    is_stuck: bool,
+    broken: Option<Failed>,
+    /// Reached, everything is given that was committed when it was asked for.
+    target: Option<Lsn>,
+    target_asked: Instant,
+    /// The last wait brought nothing.
+    is_idle: bool,
+    given: Instant,
+}
+
+impl PgCapture {
+    /// Installs what is missing (schema `watershed`, publications, slot) and checks that log and database belong together.
+    ///
+    /// # Errors
+    /// The server cannot be reached or is not ready; the words have what to do.
+    pub async fn open(options: PgCaptureOptions) -> Result<PgCapture, CaptureFailure> {
+        let name = install::object_name(options.log);
+        let resume = options.resume.as_ref().map(Place::try_from).transpose().map_err(failure::stream)?;
+        let mut look = Look::default();
+        let (place, link) = connect::open(&options, &name, resume, &mut look).await?;
+        Ok(PgCapture {
+            released: place.lsn,
+            place,
+            name,
+            link: Some(link),
+            look,
+            options,
+            standing: Standing::Slot,
+            is_stuck: false,
+            broken: None,
+            target: None,
+            target_asked: Instant::now(),
+            is_idle: false,
+            given: Instant::now(),
+        })
+    }
+
+    async fn step(&mut self) -> Result<Polled, Failed> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        if self.standing == Standing::Dropped {
+            return Ok(Polled::Captured(self.empty()));
+        }
+        if self.link.is_none() || self.standing == Standing::Afresh {
+            self.link = None;
+            let place = self.place.at(self.released);
+            let afresh = self.standing == Standing::Afresh;
+            let (place, link) = connect::again(&self.options, &self.name, &place, afresh, &mut self.look).await?;
+            (self.released, self.place, self.link) = (place.lsn, place, Some(link));
+            self.standing = Standing::Slot;
+        }
+        let link = self.link.as_mut().expect("it was made");
+        let dropped = self.look.see(&self.options, &self.name, link, self.is_stuck).await?;
+        if let Some(why) = dropped {
+            self.link = None;
+            look::drop_slot(&self.options, &self.name, &why).await?;
+            self.standing = Standing::Dropped;
+            return Err(failure::slot_dropped(&self.name, &why));
+        }
+        if self.reached() {
+            return Ok(Polled::Current);
+        }
+        self.read().await?;
+        if let Some(captured) = self.give() {
+            return Ok(Polled::Captured(captured));
+        }
+        self.aim().await
+    }
+
+    /// Whether everything has been given that was committed when the target was asked for.
+    fn reached(&mut self) -> bool {
+        let Some(link) = &self.link else { return false };
+        let reached = link.next.is_none() && self.target.is_some_and(|target| link.stream.sent_upto() >= target);
+        if reached {
+            self.target = None;
+        }
+        reached
+    }
+
+    /// Takes what is at hand.
+    async fn read(&mut self) -> Result<(), Failed> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        let began = Instant::now();
+        let mut count = 0u32;
+        while !link.gather.done.is_full() {
+            let event = match link.next.take() {
+                Some(event) => Some(event),
+                None => link.stream.try_next().map_err(|error| failure::streamed(&error))?,
+            };
+            match event {
+                Some(Event::Data(data)) => match link.gather.take(data)? {
+                    Need::Nothing => {}
+                    need => self.look.answer(need, &self.options, link).await?,
+                },
+                Some(Event::KeepAlive { end }) => link.gather.position = link.gather.position.max(end),
+                None => break,
+            }
+            count += 1;
+            if count.is_multiple_of(1024) && began.elapsed() > POLL_MAX {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the log should have.
+    fn give(&mut self) -> Option<Captured> {
+        let link = self.link.as_mut()?;
+        let gather = &mut link.gather;
+        let moved = gather.position.0.saturating_sub(self.place.lsn.0);
+        let is_late = self.given.elapsed() >= limits::CAPTURE_EMPTY_INTERVAL || moved >= limits::CAPTURE_EMPTY_BYTES;
+        let has_news = !gather.done.is_empty() || !self.look.dropped.is_empty();
+        if !(has_news || moved > 0 && is_late) {
+            return None;
+        }
+        self.place.lsn = self.place.lsn.max(gather.position);
+        self.given = Instant::now();
+        let recreated = std::mem::take(&mut gather.recreated);
+        let (drafts, tables, changes) = gather.done.give();
+        let dropped = std::mem::take(&mut self.look.dropped);
+        Some(Captured { drafts, tables, upto: (&self.place).into(), changes, recreated, dropped })
+    }
+
+    fn empty(&self) -> Captured {
+        let upto = (&self.place).into();
+        Captured { drafts: vec![], tables: vec![], upto, changes: 0, recreated: vec![], dropped: vec![] }
+    }
+
+    /// Nothing was at hand: asks, not too often, whether there is more.
+    async fn aim(&mut self) -> Result<Polled, Failed> {
+        let Some(link) = &mut self.link else { return Ok(Polled::Waiting) };
+        if self.target.is_some() || !(self.is_idle || self.target_asked.elapsed() >= TARGET_INTERVAL) {
+            return Ok(Polled::Waiting);
+        }
+        self.target_asked = Instant::now();
+        self.is_idle = false;
+        self.target = Some(link.side.log_end().await?);
+        if self.reached() {
+            return Ok(Polled::Current);
+        }
+        if let Some(link) = &self.link {
+            link.stream.ask_for_reply();
+        }
+        Ok(Polled::Waiting)
+    }
+
+    /// What was not released comes again.
+    fn unlink(&mut self) {
+        self.link = None;
+        self.target = None;
+        self.place.lsn = self.released;
+    }
+}
+
+impl Capture for PgCapture {
+    fn place(&self) -> SourceCursor {
+        (&self.place).into()
+    }
+
+    fn poll(&mut self) -> Result<Polled, CaptureFailure> {
+        let runtime = self.options.runtime.clone();
+        let polled = runtime.block_on(self.step());
+        if polled.is_err() {
+            self.unlink();
+        }
+        polled
+    }
+
+    fn wait(&mut self, quiet: bool) {
+        let most = if quiet { limits::CAPTURE_STREAM_WAIT_QUIET } else { limits::CAPTURE_STREAM_WAIT };
+        let Some(link) = &mut self.link else { return std::thread::sleep(most) };
+        if link.next.is_some() {
+            return;
+        }
+        match self.options.runtime.block_on(async { tokio::time::timeout(most, link.stream.next()).await }) {
+            Ok(Ok(event)) => link.next = Some(event),
+            Ok(Err(error)) => self.broken = Some(failure::streamed(&error)),
+            Err(_) => self.is_idle = true,
+        }
+    }
+
+    fn release(&mut self, upto: &SourceCursor) -> Result<(), CaptureFailure> {
+        let place = Place::try_from(upto).map_err(failure::stream)?;
+        if !place.is_of(&self.place) || place.lsn > self.place.lsn {
+            return Err(failure::stream(format!("{place} was not given: {} was", self.place)));
+        }
+        self.is_stuck = false;
+        if self.standing == Standing::Dropped {
+            self.standing = Standing::Afresh;
+        }
+        self.released = self.released.max(place.lsn);
+        if let Some(link) = &self.link {
+            link.stream.acknowledge(self.released);
+        }
+        Ok(())
+    }
+
+    fn retry(&mut self) {
+        self.is_stuck = true;
+        if let Some(link) = self.link.take() {
+            // So that the slot is free when it is read again.
+            let closed = self.options.runtime.block_on(link.stream.close(limits::CAPTURE_CONNECT_TIMEOUT));
+            if let Err(error) = closed {
+                tracing::debug!("the stream of changes ended badly: {error}");
+            }
+        }
+        self.unlink();
+    }
+
+    fn request_rescan(&mut self, table: &TableName) {
+        self.look.rescans.push(table.clone());
+    }
+}
+
+/// The definitions of all tables, shared with what remembers them.
+type Tables = Vec<Arc<super::tables::Table>>;

@@ -183,7 +183,7 @@ impl ReplicationClient {
         self.query("a statement", sql).await
     }
 
-    /// Streams a publication's changes from a slot: all transactions that commit behind `from` and behind what was acknowledged
+    /// Streams the changes of a publication, or of several with commas between their names, from a slot: all transactions that commit behind `from` and behind what was acknowledged
     /// last. Values are written as DateStyle `ISO`, IntervalStyle `postgres`, in UTC, with all digits and UTF-8.
     ///
     /// # Errors
@@ -201,7 +201,8 @@ impl ReplicationClient {
         let every = limits::REPLICATION_STATUS_INTERVAL;
         let every = timeout.as_deref().and_then(duration).map_or(every, |timeout| every.min(timeout / 3));
         let proto = if options.streaming { "2" } else { "1" };
-        let publication = literal(&quoted(publication));
+        let publications: Vec<String> = publication.split(',').map(quoted).collect();
+        let publication = literal(&publications.join(","));
         let mut wanted = format!("proto_version '{proto}', publication_names {publication}");
         for (name, set) in [("streaming", options.streaming), ("messages", options.messages)] {
             if set {

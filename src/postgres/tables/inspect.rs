@@ -106,6 +106,15 @@ async fn look(client: &mut Client, captures: &CapturesTable) -> Result<Inspectio
     Ok(inspection)
 }
 
+/// What keeps a database from being captured, as [`inspect`] says it.
+pub(crate) async fn refusals(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    let facts = Facts::of(&client.query_one(FACTS, &[]).await?)?;
+    let mut inspection = Inspection::default();
+    judge_server(&facts, &mut inspection);
+    judge_rights(client, &facts, &mut inspection).await?;
+    Ok(inspection.refusals)
+}
+
 /// What concerns all of its databases.
 fn judge_server(facts: &Facts, inspection: &mut Inspection) {
     let refusals = &mut inspection.refusals;

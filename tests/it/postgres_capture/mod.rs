@@ -1,6 +1,8 @@
 //! Capture of PostgreSQL's commits, against real servers.
 
+mod bed;
 mod tables;
+mod writes;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;

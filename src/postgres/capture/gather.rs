@@ -1,0 +1,310 @@
+//! From the messages of the stream to whole transactions; no I/O but the files of large ones.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::encode::Before;
+use super::failure::{self, Failed};
+use super::relations::Known;
+use super::work::{Done, Ids, Work};
+use crate::model::{Op, Row, TableDef, TableName, limits};
+use crate::postgres::replication::pgoutput::{
+    Begin, Commit, LogicalMessage, Message, Old, Relation, Truncate, Tuple, TupleValue,
+};
+use crate::postgres::replication::{Data, Lsn};
+
+/// Messages of applications: ids of their transaction.
+const PREFIX: &str = "watershed";
+/// Messages of ours: tables whose rows changed unseen, a name a line.
+pub(super) const PREFIX_COPIED: &str = "watershed.copied";
+
+/// What has to be asked of the database before the stream is read further.
+pub(super) enum Need {
+    /// Nothing.
+    Nothing,
+    /// The definition of a table: then call [`Gather::define`].
+    Definition(Relation),
+    /// Values that were not sent with an update that changes the key: then call [`Gather::moved`].
+    Values(Moved),
+    /// The definitions of tables by their names: then call [`Gather::copied`].
+    Copied(Vec<TableName>),
+}
+
+/// An update that changes the key.
+pub(super) struct Moved {
+    pub known: Known,
+    pub new: Tuple,
+    pub old: Tuple,
+}
+
+/// The messages of one stream on their way.
+pub(super) struct Gather {
+    node: Box<str>,
+    /// The name of our replication origin.
+    origin: String,
+    dir: Arc<Path>,
+    open: Work,
+    is_open: bool,
+    streams: HashMap<u32, (Work, HashMap<u32, Known>)>,
+    /// The transaction whose part is being sent, and its subtransaction.
+    part: Option<(u32, Option<u32>)>,
+    relations: HashMap<u32, Known>,
+    /// Names of types as the stream tells them.
+    pub types: HashMap<u32, String>,
+    pub done: Done,
+    /// Tables that were announced as replaced.
+    pub recreated: Vec<TableName>,
+    /// Everything that committed before it is in `done`, or was given.
+    pub position: Lsn,
+}
+
+impl Gather {
+    /// For a stream that starts there.
+    pub fn new(node: Box<str>, origin: String, dir: PathBuf, position: Lsn) -> Gather {
+        Gather {
+            node,
+            origin,
+            dir: dir.into(),
+            open: Work::default(),
+            is_open: false,
+            streams: HashMap::new(),
+            part: None,
+            relations: HashMap::new(),
+            types: HashMap::new(),
+            done: Done::default(),
+            recreated: Vec::new(),
+            position,
+        }
+    }
+
+    /// Takes the next message.
+    pub fn take(&mut self, data: Data) -> Result<Need, Failed> {
+        if let (Some(subxid), Some((_, at))) = (data.xid, &mut self.part) {
+            *at = Some(subxid);
+        }
+        match data.message {
+            Message::Insert { relation, new } => self.change(relation, Op::Insert, Some(&new), Before::Unknown)?,
+            Message::Update { relation, old, new } => return self.update(relation, old, new),
+            Message::Delete { relation, old } => self.change(relation, Op::Delete, None, before(&old))?,
+            Message::Begin(Begin { time, .. }) => {
+                self.open.restart(time);
+                self.is_open = true;
+            }
+            Message::Commit(Commit { end, .. }) => {
+                self.is_open = false;
+                let mut work = std::mem::take(&mut self.open);
+                let ended = self.end(&mut work, end);
+                self.open = work;
+                ended?;
+            }
+            Message::Origin(origin) => {
+                let is_ours = *origin.name == *self.origin;
+                self.work(None)?.is_ours = is_ours;
+            }
+            Message::Relation(relation) => return Ok(Need::Definition(relation)),
+            Message::Type { id, schema, name } => {
+                self.types.insert(id, format!("{}.{}", &*schema, &*name));
+            }
+            Message::Truncate(Truncate { relations, .. }) => {
+                for relation in relations {
+                    self.whole(relation, Op::Truncate)?;
+                }
+            }
+            Message::Logical(message) => return self.logical(&message),
+            Message::StreamStart { xid, .. } => {
+                self.streams.entry(xid).or_insert_with(|| (Work::streamed(), HashMap::new()));
+                self.part = Some((xid, None));
+            }
+            Message::StreamStop => self.part = None,
+            Message::StreamCommit { xid, commit } => self.stream_commit(xid, commit)?,
+            Message::StreamAbort { xid, subxid } => self.stream_abort(xid, subxid)?,
+        }
+        Ok(Need::Nothing)
+    }
+
+    /// The transaction that the message belongs to, at its subtransaction.
+    fn work(&mut self, relation: Option<u32>) -> Result<&mut Work, Failed> {
+        let Some((xid, subxid)) = self.part else {
+            return match self.is_open {
+                true => Ok(&mut self.open),
+                false => Err(failure::stream(format!("a change (table {relation:?}) stands in no transaction"))),
+            };
+        };
+        let (work, _) = self.streams.get_mut(&xid).ok_or_else(|| failure::stream(format!("{xid} has not begun")))?;
+        if let Some(subxid) = subxid
+            && !work.is_ours
+        {
+            work.within(subxid, &self.dir).map_err(failure::spool)?;
+        }
+        Ok(work)
+    }
+
+    fn known(&self, relation: u32) -> Result<Known, Failed> {
+        let of_part = self.part.and_then(|(xid, _)| self.streams.get(&xid)?.1.get(&relation));
+        let known = of_part.or_else(|| self.relations.get(&relation));
+        known.cloned().ok_or_else(|| failure::stream(format!("table {relation} was not described before its change")))
+    }
+
+    fn change(&mut self, relation: u32, op: Op, new: Option<&Tuple>, before: Before<'_>) -> Result<(), Failed> {
+        let known = self.known(relation)?;
+        let columns = known.def.columns.len();
+        let dir = Arc::clone(&self.dir);
+        let old = match before {
+            Before::Key(old) | Before::Whole(old) => Some(old),
+            Before::Unknown => None,
+        };
+        let work = self.work(Some(relation))?;
+        if work.is_ours || !known.is_wanted {
+            return Ok(());
+        }
+        for tuple in new.iter().chain(old.iter()) {
+            let (found, size) = (tuple.columns(), tuple.size());
+            if found != columns {
+                return Err(failure::stream(format!("a row of {} has {found} columns, not {columns}", known.def.name)));
+            }
+            if size > limits::ENTRY_BYTES_MAX - (64 << 10) {
+                return Err(failure::too_large(&known.def.name, size));
+            }
+        }
+        work.change(&known, op, new, before);
+        work.settle(&dir).map_err(failure::spool)
+    }
+
+    fn update(&mut self, relation: u32, old: Option<Old>, new: Tuple) -> Result<Need, Failed> {
+        if let Some(Old::Key(key)) = &old
+            && new.values().any(|value| value == TupleValue::Unchanged)
+        {
+            let known = self.known(relation)?;
+            if known.is_wanted && !self.work(Some(relation))?.is_ours {
+                return Ok(Need::Values(Moved { known, new, old: key.clone() }));
+            }
+        }
+        self.change(relation, Op::Update, Some(&new), old.as_ref().map_or(Before::Unknown, before))?;
+        Ok(Need::Nothing)
+    }
+
+    /// An update that changes the key, with the values that were asked for.
+    pub fn moved(&mut self, known: &Known, new: &Row, old: &Row) -> Result<(), Failed> {
+        let dir = Arc::clone(&self.dir);
+        let work = self.work(None)?;
+        work.rows(known, Op::Update, new, Some(old));
+        work.settle(&dir).map_err(failure::spool)
+    }
+
+    fn whole(&mut self, relation: u32, op: Op) -> Result<(), Failed> {
+        let known = self.known(relation)?;
+        let work = self.work(Some(relation))?;
+        if known.is_wanted && !work.is_ours {
+            work.whole(&known.def, op);
+        }
+        Ok(())
+    }
+
+    /// What is known of a table from here on.
+    pub fn define(&mut self, relation: u32, known: Known) {
+        let part = self.part.and_then(|(xid, _)| self.streams.get_mut(&xid));
+        let relations = part.map_or(&mut self.relations, |(_, relations)| relations);
+        relations.insert(relation, known);
+    }
+
+    /// Tables whose rows changed unseen before this place.
+    pub fn copied(&mut self, tables: &[Arc<TableDef>]) -> Result<(), Failed> {
+        let work = self.work(None)?;
+        for table in tables {
+            work.whole(table, Op::Copied);
+        }
+        self.recreated.extend(tables.iter().map(|table| table.name.clone()));
+        Ok(())
+    }
+
+    fn logical(&mut self, message: &LogicalMessage) -> Result<Need, Failed> {
+        if !message.transactional {
+            return Ok(Need::Nothing);
+        }
+        let text = String::from_utf8_lossy(&message.content);
+        match &*message.prefix {
+            PREFIX_COPIED => return Ok(Need::Copied(text.lines().filter_map(|name| name.parse().ok()).collect())),
+            PREFIX => {
+                let subxid = self.part.and_then(|(_, subxid)| subxid);
+                match ids(&text, subxid) {
+                    Some(ids) => self.work(None)?.say(ids),
+                    None => {
+                        tracing::warn!("a message with the prefix watershed gives no ids: {:.80}", text.escape_debug())
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(Need::Nothing)
+    }
+
+    fn stream_commit(&mut self, xid: u32, commit: Commit) -> Result<(), Failed> {
+        let Some((mut work, relations)) = self.streams.remove(&xid) else {
+            return Err(failure::stream(format!("transaction {xid} ends and has not begun")));
+        };
+        // Only now the server takes what it told within the transaction as told.
+        self.relations.extend(relations);
+        work.time = commit.time;
+        self.end(&mut work, commit.end)
+    }
+
+    fn stream_abort(&mut self, xid: u32, subxid: u32) -> Result<(), Failed> {
+        match self.streams.get_mut(&xid) {
+            Some((work, _)) if subxid != xid => work.undo(subxid).map_err(failure::spool),
+            _ => {
+                self.streams.remove(&xid);
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self, work: &mut Work, end: Lsn) -> Result<(), Failed> {
+        if !work.is_ours {
+            self.done.add(work, &self.node).map_err(failure::spool)?;
+        }
+        self.position = self.position.max(end);
+        Ok(())
+    }
+}
+
+fn before(old: &Old) -> Before<'_> {
+    match old {
+        Old::Key(key) => Before::Key(key),
+        Old::Row(row) => Before::Whole(row),
+    }
+}
+
+/// The ids of a message: `{"correlation": …, "causation": …}`, or the correlation id alone.
+fn ids(text: &str, subxid: Option<u32>) -> Option<Ids> {
+    #[derive(Deserialize)]
+    struct Given {
+        correlation: Option<Box<str>>,
+        causation: Option<Box<str>>,
+    }
+    let fits = |id: &str| !id.is_empty() && id.len() <= limits::NAME_BYTES_MAX;
+    let Given { correlation, causation } = match text.starts_with('{') {
+        true => serde_json::from_str(text).ok()?,
+        false => Given { correlation: Some(text.into()), causation: None },
+    };
+    let all_fit = correlation.iter().chain(&causation).all(|id| fits(id));
+    all_fit.then_some(Ids { subxid, correlation, causation })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_a_text_or_an_object() {
+        let given = |text: &str| ids(text, None).map(|ids| (ids.correlation, ids.causation));
+        assert_eq!(given("order 7"), Some((Some("order 7".into()), None)));
+        assert_eq!(given(r#"{"correlation":"a","causation":"b","x":1}"#), Some((Some("a".into()), Some("b".into()))));
+        assert_eq!(given(r#"{"causation":"b"}"#), Some((None, Some("b".into()))));
+        for bad in ["", "{", r#"{"correlation":7}"#, &"x".repeat(256)] {
+            assert_eq!(given(bad), None, "{bad}");
+        }
+    }
+}
