@@ -177,6 +177,11 @@ impl Applying {
                 Err(FollowError::View(error)) if error.is_retryable() => {
                     Some(self.report_busy(&error, &mut busy_since))
                 }
+                Err(FollowError::View(error @ ViewError::Lost(_))) => {
+                    // What was given may not be there: reading goes on where the database stands.
+                    follower = None;
+                    Some(self.report_busy(&error, &mut busy_since))
+                }
                 Err(error) => return Err(error),
             };
             let stop = self.shared.stop.clone();
@@ -210,6 +215,9 @@ impl Applying {
         if busy_since.take().is_some() {
             tracing::info!("the database is free again, applying goes on");
         }
+        if step == Step::CaughtUp {
+            self.view.caught_up().await?;
+        }
         self.publish().await?;
         let replayed = self.replay(log, lanes).await?;
         if step == Step::Moved || replayed {
@@ -225,7 +233,7 @@ impl Applying {
         let now = tokio::time::Instant::now();
         if since.is_none_or(|since| now - since >= BUSY_REPORT) {
             tracing::warn!(
-                "error[WS-APPLY-002]: {error} / do: find who locks the database; nothing is lost, applying goes on by itself"
+                "error[WS-APPLY-002]: {error} / do: see that the database can be reached and written, and who locks it; nothing is lost, applying goes on by itself"
             );
             *since = Some(now);
             database.state.send_modify(|state| state.error = Some(error.to_string()));
@@ -244,7 +252,7 @@ impl Applying {
     async fn publish(&mut self) -> Result<(), FollowError> {
         let applied = self.view.cursor().await;
         let applied = match applied {
-            Err(error) if error.is_retryable() => return Ok(()),
+            Err(error) if error.is_retryable() || matches!(error, ViewError::Lost(_)) => return Ok(()),
             other => other?,
         };
         let lanes = self.view.lanes();

@@ -19,7 +19,7 @@ pub enum Store {
     /// A file; it must exist.
     Sqlite(PathBuf),
     /// A database of a server.
-    Postgres(Endpoint),
+    Postgres(Box<Endpoint>),
 }
 
 impl fmt::Display for Store {
@@ -88,7 +88,7 @@ impl Store {
             }
             Store::Postgres(endpoint) => {
                 let options = PgCaptureOptions {
-                    endpoint: endpoint.clone(),
+                    endpoint: (**endpoint).clone(),
                     runtime: Handle::current(),
                     log,
                     captured,
@@ -104,7 +104,8 @@ impl Store {
     }
 
     fn uncaptured(&self, error: CaptureFailure) -> NodeError {
-        let locked = error.kind == CaptureTrouble::Locked;
+        // A server that is not there now is waited for, as a file that is locked.
+        let locked = matches!(error.kind, CaptureTrouble::Locked) || matches!((self, error.kind), (Store::Postgres(_), CaptureTrouble::Retry));
         if error.kind == CaptureTrouble::Operator {
             return NodeError::new(
                 "WS-NODE-012",
@@ -142,7 +143,7 @@ impl Store {
                 Ok(Box::new(view))
             }
             Store::Postgres(endpoint) => {
-                let endpoint = endpoint.clone();
+                let endpoint = (**endpoint).clone();
                 let options = PgApplierOptions { endpoint, log, fire_triggers, exact: settings.exact, spool_dir };
                 let view = postgres::open_applier(options).await.map_err(|error| unusable("WS-PG-042", error))?;
                 Ok(view)
@@ -176,14 +177,15 @@ impl Store {
 }
 
 fn unusable(code: &'static str, error: ViewError) -> NodeError {
-    let (locked, why) = (error.is_retryable(), "the node's database cannot be used");
+    let locked = error.is_retryable() || matches!(error, ViewError::Lost(_));
+    let why = "the node's database cannot be used";
     NodeError::new(code, Exit::Unreachable, error, why, "mend it and start again").locked(locked)
 }
 
 fn unreachable(error: PgError) -> NodeError {
     let error = EventsError::from(error);
     let (exit, locked) = match error.trouble {
-        Trouble::Unreachable => (Exit::Unreachable, false),
+        Trouble::Unreachable => (Exit::Unreachable, true),
         Trouble::Invalid => (Exit::Configuration, false),
         _ => (Exit::Failure, false),
     };

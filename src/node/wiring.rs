@@ -56,7 +56,7 @@ fn store(config: &Config, url: &DatabaseUrl) -> Result<Store, ConfigError> {
         DatabaseUrl::Sqlite(path) => return Ok(Store::Sqlite(path.clone())),
         DatabaseUrl::Postgres(url) => url,
     };
-    Endpoint::from_url(url).map(Store::Postgres).map_err(|error| {
+    Endpoint::from_url(url).map(|endpoint| Store::Postgres(Box::new(endpoint))).map_err(|error| {
         let what = "[database] url cannot be used";
         config.mistake_in("database.url", what, &error.words(), "write postgres://USER@HOST:PORT/DATABASE")
     })

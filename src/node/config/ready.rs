@@ -53,11 +53,6 @@ impl Config {
                 add("parent.ca_file", "TLS is", "remove it");
             }
         }
-        if let Some(database) = &self.database {
-            if database.id_range.is_some() {
-                add("database.id_range", "checking ranges of ids is", "remove it");
-            }
-        }
     }
 
     fn missing_in_data(&self, missing: &mut Vec<(String, &'static str, &'static str)>) {

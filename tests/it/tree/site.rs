@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub use watershed::testing::free_port;
+use watershed::testing::postgres::Cluster;
 
 /// How long any condition is waited for, on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -33,11 +34,29 @@ impl Ground {
         self.dir.path()
     }
 
+    /// A site with an empty database of a PostgreSQL server; `schema` is run in `psql`.
+    pub fn server_site(&self, name: &str, cluster: &Cluster, schema: &str) -> Site {
+        let dir = self.path().join(name);
+        fs::create_dir_all(&dir).expect("a folder");
+        let server = Some(cluster.database());
+        let site = Site { name: name.into(), port: free_port(), dir, process: None, extra: String::new(), server };
+        site.sql(schema);
+        site
+    }
+
+    /// A site without a database.
+    pub fn log_site(&self, name: &str) -> Site {
+        let dir = self.path().join(name);
+        fs::create_dir_all(&dir).expect("a folder");
+        let server = Some(String::new());
+        Site { name: name.into(), port: free_port(), dir, process: None, extra: String::new(), server }
+    }
+
     /// A site with an empty SQLite database; `schema` is run in the shell.
     pub fn site(&self, name: &str, schema: &str) -> Site {
         let dir = self.path().join(name);
         fs::create_dir_all(&dir).expect("a folder");
-        let site = Site { name: name.into(), port: free_port(), dir, process: None, extra: String::new() };
+        let site = Site { name: name.into(), port: free_port(), dir, process: None, extra: String::new(), server: None };
         site.sql(schema);
         site
     }
@@ -50,6 +69,8 @@ pub struct Site {
     pub dir: PathBuf,
     process: Option<Child>,
     extra: String,
+    /// The URL of a server's database instead of a file; empty: no database.
+    server: Option<String>,
 }
 
 impl Drop for Site {
@@ -73,8 +94,13 @@ impl Site {
             }
             None => String::new(),
         };
+        let database = match self.server.as_deref() {
+            None => "[database]\nurl = \"sqlite:shop.db\"\n".to_owned(),
+            Some("") => String::new(),
+            Some(url) => format!("[database]\nurl = \"{url}\"\n"),
+        };
         let text = format!(
-            "[node]\nname = \"{}\"\ndata_dir = \"data\"\nlisten = \"127.0.0.1:{}\"\n\n{parent}\n[database]\nurl = \"sqlite:shop.db\"\n\n{sections}\n",
+            "[node]\nname = \"{}\"\ndata_dir = \"data\"\nlisten = \"127.0.0.1:{}\"\n\n{parent}\n{database}\n{sections}\n",
             self.name, self.port
         );
         fs::write(self.config(), text).expect("a configuration");
@@ -190,7 +216,10 @@ impl Site {
 
     /// The database's URL.
     pub fn url(&self) -> String {
-        format!("sqlite:{}", self.database().display())
+        match &self.server {
+            Some(url) => url.clone(),
+            None => format!("sqlite:{}", self.database().display()),
+        }
     }
 
     /// Waits for a link's state.
@@ -257,6 +286,11 @@ impl Site {
     }
 
     pub fn try_sql(&self, sql: &str) -> Output {
+        if let Some(url) = &self.server {
+            let mut shell = Command::new("psql");
+            shell.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, url]);
+            return shell.output().expect("psql is installed");
+        }
         let mut shell = Command::new("sqlite3");
         shell.args(["-bail", "-batch", "-cmd", ".timeout 20000"]).arg(self.database()).arg(sql);
         shell.output().expect("the sqlite3 shell is installed")
