@@ -6,7 +6,7 @@ use super::node_run::runtime;
 use super::run::Plan;
 use super::{ExitError, Global};
 use crate::node::config::Config;
-use crate::node::{Exit as Reach, Node, Settings, preflight, probe_parent};
+use crate::node::{Exit as Reach, Node, Settings, mend_ids, preflight, probe_parent};
 
 /// Read the configuration and look at everything it names; changes nothing
 #[derive(Debug, Args)]
@@ -36,6 +36,12 @@ impl Check {
 pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<String>), ExitError> {
     let settings = Settings::from_config(config)?;
     let mut found = runtime()?.block_on(preflight(&settings))?;
+    if apply && !found.strays.is_empty() {
+        found = runtime()?.block_on(async {
+            mend_ids(&settings, &found).await?;
+            preflight(&settings).await
+        })?;
+    }
     let mut plan = Plan::of(config);
     for sends in &found.sends {
         let text = format!("{} ({}), about {} rows", sends.table, sends.columns.join(", "), sends.rows);

@@ -244,9 +244,12 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
     let received = received.map(|cursor| Cursor { position: at_least.min(cursor.position), ..cursor });
     let (mut after, mut rows_done, started) = (wanted.begun.clone().flatten(), 0_u64, Instant::now());
     let mut told = started;
+    let ask = async |after: Option<Row>| {
+        wanted.handle.send(Control::Copy(CopyMessage::Request { table: table.clone(), after, received })).await
+    };
+    let mut asked = false;
     loop {
-        let request = CopyMessage::Request { table: table.clone(), after: after.clone(), received };
-        if !wanted.handle.send(Control::Copy(request)).await {
+        if !std::mem::take(&mut asked) && !ask(after.clone()).await {
             return;
         }
         let answer = tokio::select! {
@@ -260,22 +263,22 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
             Ok(Answer::Refused(why)) => {
                 return waits(shared, &table, format!("{} does not give it now: {why}", wanted.peer));
             }
-            Ok(Answer::Changed) => {
-                // The sender's selection or filter is another one by now: begin again under that.
-                return begin_again(database, &table, wanted.link).await;
-            }
+            // The sender's selection or filter is another one by now: begin again under that.
+            Ok(Answer::Changed) => return begin_again(database, &table, wanted.link).await,
             Ok(Answer::Chunk(chunk, left, settled)) => (*chunk, left, settled),
         };
         let (count, upto) = (chunk.rows.len() as u64, chunk.upto.clone());
+        // The next chunk is read there while this one is written here.
+        if upto.is_some() {
+            asked = ask(upto.clone()).await;
+        }
         let write = Command::CopyChunk;
         let Some(guard) = guard(shared, &wanted) else { return };
         if let Err(error) = database.ask(|reply| write(Box::new(chunk), scope.clone(), guard, reply)).await {
             return failed(shared, &table, &after, &error).await;
         }
         rows_done += count;
-        shared.copy_waits().remove(&table);
-        shared.counters.copied_chunks.add(1);
-        shared.counters.copied_rows.add(count);
+        count_chunk(shared, &table, count);
         if told.elapsed() > PROGRESS_INTERVAL {
             told = Instant::now();
             progress(&table, rows_done, left, started);
@@ -286,6 +289,12 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         }
         after = upto;
     }
+}
+
+fn count_chunk(shared: &Shared, table: &TableName, rows: u64) {
+    shared.copy_waits().remove(table);
+    shared.counters.copied_chunks.add(1);
+    shared.counters.copied_rows.add(rows);
 }
 
 /// The copy starts over. The lane stays where it is: what the main cursor has passed over since is replayed from there.

@@ -28,6 +28,7 @@ mod store;
 mod subtree;
 mod tree;
 mod twin;
+mod uncaptured;
 mod wiring;
 
 pub use database::ApplyState;
@@ -35,7 +36,7 @@ pub use folder::{Folder, lock};
 pub use offline::{drop_database, drop_peer};
 pub use operate::{Order, OrderError};
 pub use policy::{Policy, SendPolicy};
-pub use preflight::{Preflight, Sends, preflight, probe_parent};
+pub use preflight::{Preflight, Sends, mend_ids, preflight, probe_parent};
 pub use running::Node;
 pub use settings::{DatabaseSettings, Exit, LogSettings, NodeError, Parent, Settings};
 pub use shared::Shared;

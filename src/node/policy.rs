@@ -61,6 +61,11 @@ impl Policy {
         self.selections().any(|selection| selection.matches(table))
     }
 
+    /// Whether no table's local changes will ever be captured.
+    pub fn captures_nothing(&self) -> bool {
+        self.selections().all(Selection::is_empty)
+    }
+
     /// [`Policy::captures`] for those who outlive it.
     pub fn captures_table(&self) -> CapturesTable {
         let selections: Vec<Selection> = self.selections().cloned().collect();

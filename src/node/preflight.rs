@@ -8,6 +8,7 @@ use super::store::Store;
 use crate::model::{Epoch, LinkId, LogId, TableDef, TableName};
 use crate::peer::{Hello, NodeRef, Offer, ParentUrl, Refusal, Role, probe};
 use crate::stream::Owner;
+use crate::view::{Ids, StrayIds};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub struct Preflight {
     pub sends: Vec<Sends>,
     /// What an operator should know and what does not keep the node from running.
     pub warnings: Vec<String>,
+    /// Tables whose new ids do not keep to the range.
+    pub strays: Vec<StrayIds>,
     /// Every table of the database, captured or not.
     pub present: Vec<TableName>,
 }
@@ -73,7 +76,30 @@ pub async fn preflight(settings: &Settings) -> Result<Preflight, NodeError> {
         }
     }
     check_owners(policy, &found.preflight.tables)?;
+    if let Some(range) = database.ids {
+        let strays = database.store.stray_ids(range, &policy.captures_table()).await?;
+        found.preflight.warnings.extend(strays.iter().map(|stray| stray_warning(range, stray)));
+        found.preflight.strays = strays;
+    }
     Ok(found.preflight)
+}
+
+fn stray_warning(range: Ids, stray: &StrayIds) -> String {
+    let Ids { first, last } = range;
+    let advice = match &stray.mend {
+        Some(mend) => format!("run `watershed check --apply`, or: {mend}"),
+        None => "as it says; until then, ids of this site may be given elsewhere too".to_owned(),
+    };
+    format!(
+        "table {}: {} / why: id_range is {first}..{last}, so that no two sites give the same id / do: {advice}",
+        stray.table, stray.what
+    )
+}
+
+/// Has sequences keep to the range of ids.
+pub async fn mend_ids(settings: &Settings, preflight: &Preflight) -> Result<(), NodeError> {
+    let Some(database) = settings.database.as_ref().filter(|_| !preflight.strays.is_empty()) else { return Ok(()) };
+    database.store.mend_ids(&preflight.strays).await
 }
 
 /// The destinations that the configuration knows, with our role towards each.

@@ -19,6 +19,7 @@ use super::retention;
 use super::settings::{DatabaseSettings, Exit, NodeError, Settings};
 use super::shared::{Shared, SharedParts};
 use super::store::{CaptureFor, Store};
+use super::uncaptured::Uncaptured;
 use crate::log::segments::{Retention, SegmentLog, SegmentOptions};
 use crate::log::{Append, Capture, Log};
 use crate::model::{LinkId, TableDef, limits};
@@ -226,7 +227,7 @@ async fn open_capture(
     folder: &Folder,
     found: &Preflight,
 ) -> Result<Box<dyn Capture>, NodeError> {
-    let known = log.source_cursor(LinkId::LOCAL);
+    let known = log.source_cursor(LinkId::LOCAL).filter(|place| !Uncaptured::is_place(place));
     let dropped = known.as_ref().is_some_and(|cursor| folder.is_dropped(cursor));
     let first = known.is_none();
     let resume = known.filter(|_| !dropped);
@@ -237,7 +238,12 @@ async fn open_capture(
         node: settings.name.clone().into(),
         resume,
     };
-    let mut capture = database.store.capture(database, wanted).await?;
+    // SQLite's triggers cost nothing while they are not there; a slot holds the server's transaction log.
+    let nothing = first && settings.policy.captures_nothing();
+    let mut capture: Box<dyn Capture> = match nothing && matches!(database.store, Store::Postgres(_)) {
+        true => Box::new(Uncaptured),
+        false => database.store.capture(database, wanted).await?,
+    };
     if first {
         // From here on, what is written while the node is down is read, too, instead of copied.
         let append =

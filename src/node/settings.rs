@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::policy::Policy;
 use super::store::Store;
 use crate::model::limits;
+use crate::view::Ids;
 
 /// Everything that a node needs to know; made from the configuration, or by hand in a program.
 pub struct Settings {
@@ -50,12 +51,14 @@ pub struct DatabaseSettings {
     pub exact: bool,
     /// At this much retained transaction log, in bytes, a slot whose changes cannot be logged is dropped. (PostgreSQL)
     pub slot_retain_max: Option<u64>,
+    /// The ids that may be made here.
+    pub ids: Option<Ids>,
 }
 
 impl DatabaseSettings {
     /// That database, with everything else as it is without configuration.
     pub fn new(store: Store) -> DatabaseSettings {
-        DatabaseSettings { store, fire_triggers: false, exact: false, slot_retain_max: None }
+        DatabaseSettings { store, fire_triggers: false, exact: false, slot_retain_max: None, ids: None }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::{LogId, SourceCursor, TableDef, limits};
 use crate::postgres::pending::{self as postgres, PgApplierOptions, PgCapture, PgCaptureOptions, PgReader};
 use crate::postgres::{Endpoint, PgError};
 use crate::sqlite;
-use crate::view::{EventsError, Inspection, LaneView, TableReader, Trouble, ViewError};
+use crate::view::{EventsError, Ids, Inspection, LaneView, StrayIds, TableReader, Trouble, ViewError};
 
 /// Where a database is.
 #[derive(Clone, Debug)]
@@ -105,7 +105,8 @@ impl Store {
 
     fn uncaptured(&self, error: CaptureFailure) -> NodeError {
         // A server that is not there now is waited for, as a file that is locked.
-        let locked = matches!(error.kind, CaptureTrouble::Locked) || matches!((self, error.kind), (Store::Postgres(_), CaptureTrouble::Retry));
+        let locked = matches!(error.kind, CaptureTrouble::Locked)
+            || matches!((self, error.kind), (Store::Postgres(_), CaptureTrouble::Retry));
         if error.kind == CaptureTrouble::Operator {
             return NodeError::new(
                 "WS-NODE-012",
@@ -156,6 +157,30 @@ impl Store {
         match self {
             Store::Sqlite(path) => Ok(Box::new(sqlite::Reader::open(path).map_err(|error| error.to_string())?)),
             Store::Postgres(endpoint) => Ok(Box::new(PgReader::open(endpoint).await.map_err(|error| error.words())?)),
+        }
+    }
+
+    /// Tables whose new ids do not keep to the range.
+    pub(super) async fn stray_ids(&self, range: Ids, captures: &CapturesTable) -> Result<Vec<StrayIds>, NodeError> {
+        match self {
+            Store::Sqlite(path) => {
+                sqlite::stray_ids(path, range, captures).map_err(|error| self.uncaptured(error.into()))
+            }
+            Store::Postgres(endpoint) => {
+                crate::postgres::stray_ids(endpoint, range, captures, limits::DATABASE_CONNECT_TIMEOUT)
+                    .await
+                    .map_err(unreachable)
+            }
+        }
+    }
+
+    /// Has them keep to it.
+    pub(super) async fn mend_ids(&self, strays: &[StrayIds]) -> Result<(), NodeError> {
+        match self {
+            Store::Sqlite(path) => sqlite::mend_ids(path, strays).map_err(|error| self.uncaptured(error.into())),
+            Store::Postgres(endpoint) => {
+                crate::postgres::mend_ids(endpoint, strays, limits::DATABASE_CONNECT_TIMEOUT).await.map_err(unreachable)
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use super::store::Store;
 use crate::model::{TableName, limits};
 use crate::postgres::Endpoint;
 use crate::stream::{CelFilter, CelRule, Expression, Owner, Ownership, Selection};
+use crate::view::Ids;
 
 /// A segment is at most this part of the byte budget, so that retention has something to remove.
 const SEGMENTS_IN_BUDGET: u64 = 8;
@@ -31,6 +32,7 @@ impl Settings {
                 fire_triggers: database.fire_triggers,
                 exact: database.apply == ApplyMode::Exact,
                 slot_retain_max: database.slot_retain_max.map(|size| size.0),
+                ids: database.id_range.map(|range| Ids { first: range.first, last: range.last }),
             })
         });
         let database = database.transpose()?;

@@ -2,6 +2,7 @@
 
 mod events;
 mod events_init;
+mod ids;
 mod lane;
 mod spool;
 mod store;
@@ -10,6 +11,7 @@ pub use events::{
     ChunkDigest, EventIds, EventsError, EventsFacts, EventsInsert, EventsRestore, EventsTable, StoredEvent, Trouble,
 };
 pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport};
+pub use ids::{Ids, StrayIds};
 pub use lane::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use spool::{Spools, Work};

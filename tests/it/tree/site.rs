@@ -56,7 +56,8 @@ impl Ground {
     pub fn site(&self, name: &str, schema: &str) -> Site {
         let dir = self.path().join(name);
         fs::create_dir_all(&dir).expect("a folder");
-        let site = Site { name: name.into(), port: free_port(), dir, process: None, extra: String::new(), server: None };
+        let site =
+            Site { name: name.into(), port: free_port(), dir, process: None, extra: String::new(), server: None };
         site.sql(schema);
         site
     }
