@@ -36,6 +36,7 @@ async fn node(
         data_dir: dir.join(format!("{name}.data")),
         listen,
         parent,
+        copies: Vec::new(),
         database: Some(DatabaseSettings::new(Store::Sqlite(path))),
         policy: Policy { children, ..Policy::default() },
         log: LogSettings { segment_bytes: 1 << 20, ..LogSettings::default() },

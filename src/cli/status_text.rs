@@ -17,6 +17,9 @@ pub(super) fn status(answer: &Json) -> String {
     }
     text.push('\n');
     text.push_str(&database(&answer["database"], &answer["log"]));
+    for copy in list(&answer["copies"]) {
+        text.push_str(&database_copy(copy));
+    }
     text.push_str(&log(&answer["log"]));
     let mut section = |title: &str, rows: Option<String>| {
         if let Some(rows) = rows {
@@ -85,6 +88,19 @@ pub(super) fn logs(logs: &Json) -> String {
     };
     let header = ["NAME", "STATE", "OLDEST", "TAIL", "SIZE", "ID", "NEEDED BY (HAS GOT)"];
     rows(logs, &header, row).unwrap_or_else(|| "There are no logs.".into())
+}
+
+fn database_copy(copy: &Json) -> String {
+    let state = described(&copy["state"], &copy["error"]);
+    let tables: Vec<String> = list(&copy["tables"]).into_iter().map(|table| format!("\n    {}", word(table))).collect();
+    format!(
+        "copy      {}: {}\n  {state}: at {}, {} behind{}\n",
+        word(&copy["name"]),
+        word(&copy["url"]),
+        word(&copy["applied"]),
+        word(&copy["behind"]),
+        tables.concat()
+    )
 }
 
 fn database(database: &Json, log: &Json) -> String {

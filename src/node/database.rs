@@ -1,15 +1,16 @@
 //! The node's database as a view of its log: one task owns it, applies the log, replays lanes, and takes commands.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::lanes::LaneReaders;
 use super::shared::Shared;
 use super::store::Store;
-use crate::log::{Limit, Log, SourceError};
-use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, ReadFrom, Row, TableDef, TableName};
+use crate::log::{Log, SourceError};
+use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, Row, TableDef, TableName};
 use crate::stream::{FollowError, Follower, Step};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, ViewError};
 
@@ -110,14 +111,32 @@ impl Database {
     }
 }
 
+/// Tables of which the log says that they were replaced.
+pub type Replaced = Arc<Mutex<Vec<TableName>>>;
+
+/// Whose database it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The node's own, captured and served from.
+    Nodes,
+    /// A copy of it, which follows the same log, and copies tables from it.
+    Copys,
+}
+
 /// Applies the log until the node stops.
 pub struct Applying {
     /// The node.
     pub shared: Arc<Shared>,
+    /// What is shown of it.
+    pub database: Arc<Database>,
+    /// Whose it is.
+    pub whose: Whose,
     /// The database.
     pub view: Box<dyn LaneView>,
     /// Commands.
     pub commands: mpsc::Receiver<Command>,
+    /// Tables that the log said were replaced, to be copied afresh.
+    pub replaced: Replaced,
     /// How often peers have announced tables.
     pub announcements: HashMap<(LinkId, TableName), u64>,
     /// Tables that follow a peer, as last seen.
@@ -127,17 +146,15 @@ pub struct Applying {
 impl Applying {
     /// Runs until the node stops or the view cannot go on.
     pub async fn run(mut self) {
-        let shared = self.shared.clone();
         if let Err(error) = self.apply().await {
             tracing::error!(
-                "error[WS-APPLY-001]: the database is not followed any more: {error} / do: mend the cause and start the node again"
+                "error[WS-APPLY-001]: {} does not follow the log any more: {error} / do: mend the cause and start the node again",
+                self.database.url
             );
-            if let Some(database) = &shared.database {
-                database.state.send_modify(|state| {
-                    state.error = Some(error.to_string());
-                    state.stopped = true;
-                });
-            }
+            self.database.state.send_modify(|state| {
+                state.error = Some(error.to_string());
+                state.stopped = true;
+            });
         }
     }
 
@@ -147,15 +164,15 @@ impl Applying {
         let mut follower: Option<Follower> = None;
         let mut lanes = LaneReaders::default();
         let mut busy_since: Option<tokio::time::Instant> = None;
-        for (_, known) in self.shared.book.all() {
-            if let Err(error) = self.look_at_followed(LinkId(known.log())).await {
+        for link in self.senders() {
+            if let Err(error) = self.look_at_followed(link).await {
                 tracing::debug!("the tables that follow a peer are looked at later: {error}");
             }
         }
         self.publish().await?;
         let mut capture = self.shared.capture.subscribe();
         while !self.shared.stop.is_cancelled() {
-            if capture.borrow_and_update().replaced {
+            if capture.borrow_and_update().replaced && self.whose == Whose::Nodes {
                 // Our connection may hold a file that is not at its path any more: what is written there would be lost.
                 return Err(ViewError::Failed("the database file was restored or replaced".into()).into());
             }
@@ -189,7 +206,7 @@ impl Applying {
                 _ = stop.cancelled() => {}
                 _ = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
                 _ = tail.changed(), if wait.is_none() => {}
-                _ = async { capture.wait_for(|state| state.replaced).await.is_ok() } => {}
+                _ = async { capture.wait_for(|state| state.replaced).await.is_ok() }, if self.whose == Whose::Nodes => {}
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(command).await?,
                     None => return Ok(()),
@@ -211,7 +228,12 @@ impl Applying {
             Some(follower) => follower,
             None => follower.insert(Follower::start(log, &mut *self.view).await?),
         };
-        let step = follower.step(log, None, &mut *self.view).await?;
+        let step = follower.step(log, None, &mut *self.view).await;
+        let replaced = std::mem::take(&mut *self.replaced.lock().unwrap_or_else(PoisonError::into_inner));
+        for table in replaced {
+            self.announced(LinkId(log.id()), &table).await?;
+        }
+        let step = step?;
         if busy_since.take().is_some() {
             tracing::info!("the database is free again, applying goes on");
         }
@@ -229,14 +251,13 @@ impl Applying {
 
     /// Gives the time to wait.
     fn report_busy(&self, error: &ViewError, since: &mut Option<tokio::time::Instant>) -> Duration {
-        let Some(database) = &self.shared.database else { return BUSY_RETRY };
         let now = tokio::time::Instant::now();
         if since.is_none_or(|since| now - since >= BUSY_REPORT) {
             tracing::warn!(
                 "error[WS-APPLY-002]: {error} / do: see that the database can be reached and written, and who locks it; nothing is lost, applying goes on by itself"
             );
             *since = Some(now);
-            database.state.send_modify(|state| state.error = Some(error.to_string()));
+            self.database.state.send_modify(|state| state.error = Some(error.to_string()));
         }
         BUSY_RETRY
     }
@@ -249,16 +270,15 @@ impl Applying {
     }
 
     /// Shows the cursor and the lanes; says when a table has been parked.
-    async fn publish(&mut self) -> Result<(), FollowError> {
+    pub(super) async fn publish(&mut self) -> Result<(), FollowError> {
         let applied = self.view.cursor().await;
         let applied = match applied {
             Err(error) if error.is_retryable() || matches!(error, ViewError::Lost(_)) => return Ok(()),
             other => other?,
         };
         let lanes = self.view.lanes();
-        let Some(database) = &self.shared.database else { return Ok(()) };
         let mut lanes_changed = false;
-        database.state.send_if_modified(|state| {
+        self.database.state.send_if_modified(|state| {
             let (follows, torn) = (self.follows.clone(), self.view.torn());
             let new = ApplyState { applied, lanes: lanes.clone(), follows, torn, error: None, stopped: false };
             lanes_changed = state.lanes != new.lanes;
@@ -279,70 +299,6 @@ impl Applying {
         });
         if lanes_changed {
             self.shared.copy_wake.notify_one();
-        }
-        Ok(())
-    }
-
-    /// Replays lanes that are ready; true when one moved.
-    async fn replay(&mut self, log: &dyn Log, readers: &mut LaneReaders) -> Result<bool, FollowError> {
-        let lanes = self.view.lanes();
-        readers.0.retain(|(table, _)| lanes.iter().any(|lane| lane.table == *table));
-        let mut moved = false;
-        for lane in lanes {
-            let LaneState::Replaying { settled } = &lane.state else {
-                readers.0.retain(|(table, _)| *table != lane.table);
-                continue;
-            };
-            let Some(main) = self.view.cursor().await? else { continue };
-            let ready = settled.is_none_or(|(link, position)| self.has_received(link, position));
-            if lane.after >= main.position {
-                if ready {
-                    self.join(&lane, *settled).await?;
-                    moved = true;
-                }
-                continue;
-            }
-            let from = readers.from(&lane);
-            let batch = match log.read(from, Limit::default()).await {
-                Ok(batch) => batch,
-                Err(error) => {
-                    tracing::error!(table = %lane.table, "error[WS-APPLY-004]: the lane of {} cannot be replayed: {error} / do: `watershed source resync {}`", lane.table, lane.table);
-                    let position = lane.after.next();
-                    let parked = lane.clone().parked(position, error.to_string());
-                    self.view.set_lane(&lane.table, Some(parked)).await?;
-                    continue;
-                }
-            };
-            match self.view.apply_lane(&lane.table, &batch).await {
-                Ok(()) => {
-                    readers.set(&lane.table, batch.next, main.position);
-                    moved |= batch.next != from;
-                }
-                Err(error) if error.is_retryable() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if moved {
-            self.publish().await?;
-        }
-        Ok(moved)
-    }
-
-    fn has_received(&self, link: LinkId, position: Position) -> bool {
-        self.shared.received(link).map(|cursor| cursor.position).unwrap_or_default() >= position
-    }
-
-    /// The lane has reached the main cursor.
-    async fn join(&mut self, lane: &Lane, settled: Option<(LinkId, Position)>) -> Result<(), FollowError> {
-        // Announced first: a crash in between announces it twice, which costs a copy; the other way round would lose it.
-        if let Some((link, _)) = settled
-            && !super::copies::log_copied(&self.shared, link, &lane.table).await
-        {
-            return Ok(());
-        }
-        self.view.set_lane(&lane.table, None).await?;
-        if settled.is_none() {
-            tracing::info!(table = %lane.table, "table {} has caught up and moves with the others again", lane.table);
         }
         Ok(())
     }
@@ -417,7 +373,10 @@ impl Applying {
             .map_or(main, |lane| lane.after.min(main));
         // A copy that has ended in the meantime has noted that the table follows: the lane would wait for ever.
         self.view.set_followed(from, &table, None).await?;
-        let received = self.shared.received(from).map(|cursor| cursor.position).unwrap_or_default();
+        let received = match self.whose {
+            Whose::Nodes => self.shared.received(from).map(|cursor| cursor.position).unwrap_or_default(),
+            Whose::Copys => after,
+        };
         let state = LaneState::Copying { from, done: None, rows: 0, received };
         let lane = Lane { table: table.clone(), after, state };
         self.view.set_lane(&table, Some(lane)).await
@@ -441,27 +400,6 @@ impl Applying {
 /// An answer that is given later. Who does not wait for it any more is not told.
 fn later<T: Send + 'static>(reply: Reply<T>, result: Result<T, ViewError>) -> Box<dyn FnOnce() + Send> {
     Box::new(move || drop(reply.send(result)))
-}
-
-/// Where each lane reads on; only the lane's cursor is durable.
-#[derive(Default)]
-struct LaneReaders(Vec<(TableName, ReadFrom)>);
-
-impl LaneReaders {
-    fn from(&mut self, lane: &Lane) -> ReadFrom {
-        match self.0.iter().find(|(table, from)| *table == lane.table && from.after == lane.after) {
-            Some((_, from)) => *from,
-            None => lane.after.into(),
-        }
-    }
-
-    /// The lane never goes beyond the main cursor, so neither does its reader.
-    fn set(&mut self, table: &TableName, next: ReadFrom, main: Position) {
-        self.0.retain(|(known, _)| known != table);
-        if next.after < main || (next.after == main && next.part == 0) {
-            self.0.push((table.clone(), next));
-        }
-    }
 }
 
 /// The database belongs to another log.

@@ -13,8 +13,7 @@ impl Applying {
         let applied = self.view.cursor().await?.map_or(Position::ZERO, |cursor| cursor.position);
         let cursor = self.shared.log.cursor_at(*self.shared.log.tail().borrow());
         let mut senders: BTreeMap<TableName, LinkId> = BTreeMap::new();
-        for (_, known) in self.shared.book.all() {
-            let link = LinkId(known.log());
+        for link in self.senders() {
             for (table, _) in self.view.followed(link).await? {
                 senders.entry(table).or_insert(link);
             }
@@ -44,15 +43,19 @@ impl Applying {
         lanes.extend(copies);
         self.view.reset(Some(cursor), lanes).await?;
         self.tell(applied, oldest, &senders);
-        for (_, known) in self.shared.book.all() {
-            self.look_at_followed(LinkId(known.log())).await?;
+        for link in self.senders() {
+            self.look_at_followed(link).await?;
         }
         self.shared.copy_wake.notify_one();
         Ok(())
     }
 
     fn tell(&self, applied: Position, oldest: Position, senders: &BTreeMap<TableName, LinkId>) {
-        let from = |link: &LinkId| self.shared.book.name_of(link.0).unwrap_or_default();
+        let own = self.shared.log.id();
+        let from = |link: &LinkId| match link.0 == own {
+            true => self.shared.name.to_string(),
+            false => self.shared.book.name_of(link.0).unwrap_or_default(),
+        };
         let tables: Vec<String> = senders.iter().map(|(table, link)| format!("{table} from {}", from(link))).collect();
         let copied = match tables.is_empty() {
             true => "no table is received here, so nothing is missing in the database".to_owned(),

@@ -19,6 +19,13 @@ pub fn pins(shared: &Shared) -> Vec<(String, Position)> {
         }
         pins.extend(state.lanes.iter().map(|lane| (format!("table {}", lane.table), lane.after)));
     }
+    for (name, copy) in &shared.copies_of {
+        let state = copy.state.borrow();
+        if let Some(applied) = state.applied {
+            pins.push((format!("copy {name}"), applied.position));
+        }
+        pins.extend(state.lanes.iter().map(|lane| (format!("copy {name}, table {}", lane.table), lane.after)));
+    }
     let links = shared.links();
     for (name, known) in shared.book.all() {
         let standing = links.values().find(|link| *link.node.name == *name).and_then(|link| link.acknowledged);

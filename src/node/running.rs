@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::book::Book;
 use super::capture::{CaptureCommand, Capturing};
 use super::copies;
-use super::database::{ApplyState, Applying, Command, Database, other_log};
+use super::database::{ApplyState, Applying, Command, Database, Whose, other_log};
 use super::folder::Folder;
 use super::host::NodeHost;
 use super::policy::Policy;
@@ -18,6 +18,7 @@ use super::preflight::{Preflight, preflight};
 use super::retention;
 use super::settings::{DatabaseSettings, Exit, NodeError, Settings};
 use super::shared::{Shared, SharedParts};
+use super::standby;
 use super::store::{CaptureFor, Store};
 use super::uncaptured::Uncaptured;
 use crate::log::segments::{Retention, SegmentLog, SegmentOptions};
@@ -75,7 +76,8 @@ impl Node {
             None => None,
         };
         let (commands, receiver) = mpsc::channel(limits::DATABASE_COMMANDS_MAX);
-        let database = settings.database.as_ref().map(|database| handle(database, commands));
+        let database = settings.database.as_ref().map(|database| Arc::new(handle(&database.store, commands)));
+        let (copies_of, standbys) = standby::handles(&settings);
         let tables = opened.as_ref().map(|opened| opened.tables.clone()).unwrap_or_default();
         let parts = SharedParts {
             name: settings.name.clone().into(),
@@ -84,6 +86,7 @@ impl Node {
             policy: settings.policy,
             book,
             database,
+            copies_of,
             tables,
             parent: settings.parent.as_ref().map(|parent| parent.url.clone()),
             stop,
@@ -94,6 +97,9 @@ impl Node {
             Node { shared, folder, capture_commands: None, capture_thread: std::sync::Mutex::default(), segments };
         if let (Some(opened), Some(database)) = (opened, &settings.database) {
             node.start_database(opened, database, receiver)?;
+        }
+        for standby in standbys {
+            node.shared.tasks.spawn(standby.run(node.shared.clone()));
         }
         node.shared.tasks.spawn(copies::run(node.shared.clone(), copy_messages));
         node.shared.tasks.spawn(retention::run(node.shared.clone()));
@@ -117,10 +123,14 @@ impl Node {
         commands: mpsc::Receiver<Command>,
     ) -> Result<(), NodeError> {
         let shared = self.shared.clone();
+        let Some(own) = shared.database.clone() else { return Ok(()) };
         let applying = Applying {
             shared: shared.clone(),
+            database: own,
+            whose: Whose::Nodes,
             view: opened.view,
             commands,
+            replaced: Default::default(),
             announcements: HashMap::new(),
             follows: Default::default(),
         };
@@ -161,10 +171,11 @@ impl Node {
     }
 }
 
-fn handle(database: &DatabaseSettings, commands: mpsc::Sender<Command>) -> Database {
+/// A database that is about to be followed.
+pub(super) fn handle(store: &Store, commands: mpsc::Sender<Command>) -> Database {
     Database {
-        url: database.store.to_string(),
-        store: database.store.clone(),
+        url: store.to_string(),
+        store: store.clone(),
         commands,
         state: watch::Sender::new(ApplyState::default()),
     }
@@ -261,7 +272,7 @@ async fn open_capture(
 }
 
 /// The database goes on in this log where it was, if it is this log that it follows.
-async fn join_log(view: &mut dyn LaneView, log: &Arc<dyn Log>) -> Result<(), NodeError> {
+pub(super) async fn join_log(view: &mut dyn LaneView, log: &Arc<dyn Log>) -> Result<(), NodeError> {
     let failed = |error: crate::view::ViewError| {
         let (locked, why) = (error.is_retryable(), "the database's cursor cannot be read");
         NodeError::new("WS-SQLITE-002", Exit::Failure, error, why, "mend it and start again").locked(locked)

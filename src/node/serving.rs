@@ -133,7 +133,7 @@ async fn answer(
 }
 
 /// What a lane does, as the end of a sentence.
-fn doing(state: &LaneState) -> &'static str {
+pub(super) fn doing(state: &LaneState) -> &'static str {
     match state {
         LaneState::Copying { .. } => "is being copied",
         LaneState::Replaying { .. } => "is catching up after a copy",
@@ -142,7 +142,7 @@ fn doing(state: &LaneState) -> &'static str {
     }
 }
 
-async fn wait_applied(shared: &Shared, position: Position) -> Result<(), String> {
+pub(super) async fn wait_applied(shared: &Shared, position: Position) -> Result<(), String> {
     let Some(database) = &shared.database else { return Ok(()) };
     let mut state = database.state.subscribe();
     let reached = state.wait_for(|state| state.applied.is_some_and(|applied| applied.position >= position));
@@ -154,7 +154,7 @@ async fn wait_applied(shared: &Shared, position: Position) -> Result<(), String>
 
 /// A position of our log that contains everything committed in the database before the call: the tail after a poll that
 /// began after now.
-async fn settled(shared: &Shared) -> Result<Position, String> {
+pub(super) async fn settled(shared: &Shared) -> Result<Position, String> {
     let mut capture = shared.capture.subscribe();
     let polls = capture.borrow().polls + 2;
     match timeout(SETTLE_TIMEOUT, capture.wait_for(|state| state.polls >= polls)).await {

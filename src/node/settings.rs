@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::policy::Policy;
 use super::store::Store;
 use crate::model::limits;
+use crate::stream::Selection;
 use crate::view::Ids;
 
 /// Everything that a node needs to know; made from the configuration, or by hand in a program.
@@ -23,6 +24,8 @@ pub struct Settings {
     pub parent: Option<Parent>,
     /// Its database.
     pub database: Option<DatabaseSettings>,
+    /// Other databases that follow this node's log.
+    pub copies: Vec<CopySettings>,
     /// Who gets what.
     pub policy: Policy,
     /// How the log is kept.
@@ -60,6 +63,17 @@ impl DatabaseSettings {
     pub fn new(store: Store) -> DatabaseSettings {
         DatabaseSettings { store, fire_triggers: false, exact: false, slot_retain_max: None, ids: None }
     }
+}
+
+/// Another database that follows the node's log, as a live copy of its own.
+#[derive(Clone, Debug)]
+pub struct CopySettings {
+    /// Its name.
+    pub name: String,
+    /// The database.
+    pub database: DatabaseSettings,
+    /// What is copied.
+    pub tables: Selection,
 }
 
 /// How the `main` log is kept.

@@ -165,7 +165,9 @@ pub struct Shared {
     /// How far other nodes' logs have travelled here.
     pub heads: Mutex<HashMap<LogId, Head>>,
     /// The node's database.
-    pub database: Option<Database>,
+    pub database: Option<Arc<Database>>,
+    /// Copies of it that follow the same log, by name.
+    pub copies_of: BTreeMap<String, Arc<Database>>,
     /// The current definitions of the database's selected tables.
     pub tables: watch::Sender<Vec<Arc<TableDef>>>,
     /// How capture is doing.
@@ -277,7 +279,9 @@ pub struct SharedParts {
     /// See [`Shared`].
     pub book: Book,
     /// See [`Shared`].
-    pub database: Option<Database>,
+    pub database: Option<Arc<Database>>,
+    /// See [`Shared`].
+    pub copies_of: BTreeMap<String, Arc<Database>>,
     /// See [`Shared`].
     pub tables: Vec<Arc<TableDef>>,
     /// See [`Shared`].
@@ -307,6 +311,7 @@ impl SharedParts {
             fewer_below: AtomicBool::new(false),
             heads: Mutex::default(),
             database: self.database,
+            copies_of: self.copies_of,
             tables: watch::Sender::new(self.tables),
             capture: watch::Sender::new(CaptureState::default()),
             parent: self.parent,

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use serde::Serialize;
 
+use super::copy_status::{CopyStatus, copies, problems as copy_problems};
 use super::retention;
 use super::shared::Shared;
 use crate::model::Timestamp;
@@ -34,6 +35,8 @@ pub struct Status {
     pub log: LogStatus,
     /// The database, where there is one.
     pub database: Option<DatabaseStatus>,
+    /// Copies of it that follow the same log.
+    pub copies: Vec<CopyStatus>,
     /// Links, standing or not.
     pub links: Vec<LinkStatus>,
     /// Tables that do not move with the others.
@@ -191,6 +194,7 @@ impl Status {
             problems,
             log: log_status(shared),
             database: database_status(shared),
+            copies: copies(shared),
             links: link_status(shared),
             tables: table_status(shared),
             heads: head_status(shared),
@@ -259,6 +263,7 @@ pub fn ready(shared: &Shared) -> (bool, Vec<String>) {
         }
     }
     problems.extend(link_problems(shared));
+    problems.extend(copy_problems(shared));
     (ready, problems)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::config::{ApplyMode, Config, ConfigError, DatabaseUrl, Fsync, SendRule, TablePattern};
 use super::policy::{Policy, SendPolicy};
-use super::settings::{DatabaseSettings, LogSettings, Parent, Settings};
+use super::settings::{CopySettings, DatabaseSettings, LogSettings, Parent, Settings};
 use super::store::Store;
 use crate::model::{TableName, limits};
 use crate::postgres::Endpoint;
@@ -28,7 +28,7 @@ impl Settings {
         config.ready()?;
         let database = config.database.as_ref().map(|database| {
             Ok::<_, ConfigError>(DatabaseSettings {
-                store: store(config, &database.url)?,
+                store: store(config, "database.url", &database.url)?,
                 fire_triggers: database.fire_triggers,
                 exact: database.apply == ApplyMode::Exact,
                 slot_retain_max: database.slot_retain_max.map(|size| size.0),
@@ -47,20 +47,34 @@ impl Settings {
             listen: config.node.listen.0,
             parent,
             database,
+            copies: copies(config)?,
             policy: policy(config)?,
             log: log_settings(config),
         })
     }
 }
 
-fn store(config: &Config, url: &DatabaseUrl) -> Result<Store, ConfigError> {
+fn copies(config: &Config) -> Result<Vec<CopySettings>, ConfigError> {
+    let copies = config.copy.iter().map(|(name, copy)| {
+        let store = store(config, &format!("copy.{name}.url"), &copy.url)?;
+        let (name, tables) = (name.clone(), selection(&copy.tables));
+        Ok(CopySettings { name, database: DatabaseSettings::new(store), tables })
+    });
+    copies.collect()
+}
+
+fn store(config: &Config, key: &str, url: &DatabaseUrl) -> Result<Store, ConfigError> {
     let url = match url {
         DatabaseUrl::Sqlite(path) => return Ok(Store::Sqlite(path.clone())),
         DatabaseUrl::Postgres(url) => url,
     };
     Endpoint::from_url(url).map(|endpoint| Store::Postgres(Box::new(endpoint))).map_err(|error| {
-        let what = "[database] url cannot be used";
-        config.mistake_in("database.url", what, &error.words(), "write postgres://USER@HOST:PORT/DATABASE")
+        config.mistake_in(
+            key,
+            &format!("{key} cannot be used"),
+            &error.words(),
+            "write postgres://USER@HOST:PORT/DATABASE",
+        )
     })
 }
 
@@ -108,7 +122,8 @@ pub fn policy(config: &Config) -> Result<Policy, ConfigError> {
         }
     }
     let capture = config.database.iter().flat_map(|database| &database.capture);
-    captured.extend(capture.map(|pattern| pattern.as_str().to_owned()));
+    let copied = config.copy.values().flat_map(|copy| &copy.tables);
+    captured.extend(capture.chain(copied).map(|pattern| pattern.as_str().to_owned()));
     Ok(Policy {
         parent: send(config.send.parent.as_ref())?,
         children: send(config.send.children.as_ref())?,

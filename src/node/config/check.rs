@@ -169,6 +169,15 @@ fn databases(config: &Config, check: &mut Check<'_>) {
             let what = format!("[copy.{name}] is the node's own database");
             check.fail(&["copy", name, "url"], what, "a copy is another database", "name another one");
         }
+        if own.is_none() {
+            let what = format!("[copy.{name}] has nothing to copy from");
+            check.fail(
+                &["copy", name, "url"],
+                what,
+                "a copy follows the node's own database, and there is no [database]",
+                "add [database]",
+            );
+        }
         if copy.tables.is_empty() {
             let what = format!("[copy.{name}] copies no tables");
             check.fail(&["copy", name, "tables"], what, "nothing is copied unless listed", "write tables = [\"*\"]");

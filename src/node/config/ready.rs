@@ -57,9 +57,6 @@ impl Config {
 
     fn missing_in_data(&self, missing: &mut Vec<(String, &'static str, &'static str)>) {
         let mut add = |path: String, what, fix| missing.push((path, what, fix));
-        for name in self.copy.keys() {
-            add(format!("copy.{name}"), "a copy in the same process is", "run a child node with that database");
-        }
         for (name, log) in &self.log {
             if name != "main" {
                 add(format!("log.{name}"), "a log beside `main` is", "remove the section");

@@ -186,6 +186,14 @@ pub struct CopyConfig {
     pub tables: Vec<TablePattern>,
 }
 
+impl CopyConfig {
+    pub(super) fn settle(&mut self, base: &Path) {
+        if let DatabaseUrl::Sqlite(path) = &mut self.url {
+            rebase(path, base);
+        }
+    }
+}
+
 /// `[log.NAME]`: the node's own log (`main`) or a feed.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -17,4 +17,5 @@ mod postgres;
 mod restores;
 mod retention;
 pub mod site;
+mod standby;
 mod surfaces;

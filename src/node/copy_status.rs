@@ -1,0 +1,75 @@
+//! How the copies of a node's database are doing.
+
+use serde::Serialize;
+
+use super::shared::Shared;
+use crate::view::LaneState;
+
+/// A copy's side.
+#[derive(Debug, Serialize)]
+pub struct CopyStatus {
+    /// As in `[copy.NAME]`.
+    pub name: String,
+    /// Without secrets.
+    pub url: String,
+    /// `running`, `copying`, `waiting` or `stopped`.
+    pub state: &'static str,
+    /// What keeps it from going on.
+    pub error: Option<String>,
+    /// The position of the log that is applied.
+    pub applied: u64,
+    /// Entries of the log that are not applied yet.
+    pub behind: u64,
+    /// Tables that do not move with it: `orders is being copied, 2000 rows so far`.
+    pub tables: Vec<String>,
+}
+
+/// All copies, by name.
+pub(super) fn copies(shared: &Shared) -> Vec<CopyStatus> {
+    let tail = shared.log.tail().borrow().0;
+    let each = shared.copies_of.iter().map(|(name, database)| {
+        let state = database.state.borrow();
+        let copying = state
+            .lanes
+            .iter()
+            .any(|lane| matches!(lane.state, LaneState::Copying { .. } | LaneState::Replaying { .. }));
+        let applied = state.applied.map_or(0, |applied| applied.position.0);
+        let tables = state.lanes.iter().map(|lane| {
+            let table = &lane.table;
+            match &lane.state {
+                LaneState::Copying { rows, .. } => format!("{table} is being copied, {rows} rows so far"),
+                LaneState::Replaying { .. } => format!("{table} is catching up after its copy"),
+                LaneState::Parked { position, error, .. } => {
+                    format!("{table} is parked at position {position}: {error}")
+                }
+                LaneState::Paused => format!("{table} is paused"),
+            }
+        });
+        CopyStatus {
+            name: name.clone(),
+            url: database.url.clone(),
+            state: match () {
+                () if state.stopped => "stopped",
+                () if state.error.is_some() || state.applied.is_none() => "waiting",
+                () if copying => "copying",
+                () => "running",
+            },
+            error: state.error.clone(),
+            applied,
+            behind: tail.saturating_sub(applied),
+            tables: tables.collect(),
+        }
+    });
+    each.collect()
+}
+
+/// What an operator should look at.
+pub(super) fn problems(shared: &Shared) -> Vec<String> {
+    let mut problems = Vec::new();
+    for copy in copies(shared) {
+        let parked = copy.tables.iter().filter(|table| table.contains(" is parked at ")).map(String::as_str);
+        let lines = copy.error.as_deref().into_iter().chain(parked);
+        problems.extend(lines.map(|line| format!("copy {}: {line}", copy.name)));
+    }
+    problems
+}

@@ -1,0 +1,106 @@
+//! Lanes that are replayed from the log until they reach the main cursor.
+
+use super::database::{Applying, Whose};
+use crate::log::{Limit, Log};
+use crate::model::{LinkId, Position, ReadFrom, TableName};
+use crate::stream::FollowError;
+use crate::view::{Lane, LaneState};
+
+/// Where each lane reads on; only the lane's cursor is durable.
+#[derive(Default)]
+pub(super) struct LaneReaders(Vec<(TableName, ReadFrom)>);
+
+impl LaneReaders {
+    fn from(&mut self, lane: &Lane) -> ReadFrom {
+        match self.0.iter().find(|(table, from)| *table == lane.table && from.after == lane.after) {
+            Some((_, from)) => *from,
+            None => lane.after.into(),
+        }
+    }
+
+    /// The lane never goes beyond the main cursor, so neither does its reader.
+    fn set(&mut self, table: &TableName, next: ReadFrom, main: Position) {
+        self.0.retain(|(known, _)| known != table);
+        if next.after < main || (next.after == main && next.part == 0) {
+            self.0.push((table.clone(), next));
+        }
+    }
+}
+
+impl Applying {
+    /// Replays lanes that are ready; true when one moved.
+    pub(super) async fn replay(&mut self, log: &dyn Log, readers: &mut LaneReaders) -> Result<bool, FollowError> {
+        let lanes = self.view.lanes();
+        readers.0.retain(|(table, _)| lanes.iter().any(|lane| lane.table == *table));
+        let mut moved = false;
+        for lane in lanes {
+            let LaneState::Replaying { settled } = &lane.state else {
+                readers.0.retain(|(table, _)| *table != lane.table);
+                continue;
+            };
+            let Some(main) = self.view.cursor().await? else { continue };
+            let ready = settled.is_none_or(|(link, position)| self.has_received(link, position, main.position));
+            if lane.after >= main.position {
+                if ready {
+                    self.join(&lane, *settled).await?;
+                    moved = true;
+                }
+                continue;
+            }
+            let from = readers.from(&lane);
+            let batch = match log.read(from, Limit::default()).await {
+                Ok(batch) => batch,
+                Err(error) => {
+                    tracing::error!(table = %lane.table, "error[WS-APPLY-004]: the lane of {} cannot be replayed: {error} / do: `watershed source resync {}`", lane.table, lane.table);
+                    let position = lane.after.next();
+                    let parked = lane.clone().parked(position, error.to_string());
+                    self.view.set_lane(&lane.table, Some(parked)).await?;
+                    continue;
+                }
+            };
+            match self.view.apply_lane(&lane.table, &batch).await {
+                Ok(()) => {
+                    readers.set(&lane.table, batch.next, main.position);
+                    moved |= batch.next != from;
+                }
+                Err(error) if error.is_retryable() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if moved {
+            self.publish().await?;
+        }
+        Ok(moved)
+    }
+
+    /// Those from whom tables are copied.
+    pub(super) fn senders(&self) -> Vec<LinkId> {
+        match self.whose {
+            Whose::Nodes => self.shared.book.all().into_iter().map(|(_, known)| LinkId(known.log())).collect(),
+            Whose::Copys => vec![LinkId(self.shared.log.id())],
+        }
+    }
+
+    fn has_received(&self, link: LinkId, position: Position, applied: Position) -> bool {
+        if self.whose == Whose::Copys {
+            return applied >= position;
+        }
+        self.shared.received(link).map(|cursor| cursor.position).unwrap_or_default() >= position
+    }
+
+    /// The lane has reached the main cursor.
+    async fn join(&mut self, lane: &Lane, settled: Option<(LinkId, Position)>) -> Result<(), FollowError> {
+        // Announced first: a crash in between announces it twice, which costs a copy; the other way round would lose it.
+        if let Some((link, _)) = settled
+            && self.whose == Whose::Nodes
+            && !super::copies::log_copied(&self.shared, link, &lane.table).await
+        {
+            return Ok(());
+        }
+        self.view.set_lane(&lane.table, None).await?;
+        if settled.is_none() {
+            tracing::info!(table = %lane.table, "table {} has caught up and moves with the others again", lane.table);
+        }
+        Ok(())
+    }
+}

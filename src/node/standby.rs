@@ -1,0 +1,308 @@
+//! `[copy.NAME]`: another database that follows the node's log in the same process. Its tables come from the node's own
+//! database, chunk by chunk, and follow the log from then on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::database::{Applying, Command, Database, Finished, Guard, Replaced, Whose};
+use super::running::{handle, join_log};
+use super::serving::{doing, settled, wait_applied};
+use super::settings::{CopySettings, NodeError, Settings};
+use super::shared::Shared;
+use crate::model::{Batch, Cursor, Fingerprint, LinkId, Op, Row, TableDef, TableName, limits, scan_ops};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard, TableReader, View, ViewError};
+
+/// Between attempts to open the database, and between looks for tables to copy when nothing was said.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Progress of a long copy is logged this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A copy that is about to be followed.
+pub(super) struct Standby {
+    settings: CopySettings,
+    database: Arc<Database>,
+    commands: mpsc::Receiver<Command>,
+}
+
+/// What is shown of each copy, and what runs it.
+pub(super) fn handles(settings: &Settings) -> (BTreeMap<String, Arc<Database>>, Vec<Standby>) {
+    let (mut shown, mut standbys) = (BTreeMap::new(), Vec::new());
+    for copy in &settings.copies {
+        let (commands, receiver) = mpsc::channel(limits::DATABASE_COMMANDS_MAX);
+        let database = Arc::new(handle(&copy.database.store, commands));
+        shown.insert(copy.name.clone(), database.clone());
+        standbys.push(Standby { settings: copy.clone(), database, commands: receiver });
+    }
+    (shown, standbys)
+}
+
+impl Standby {
+    /// Runs until the node stops. A database that is not there holds up nobody else: it is tried again.
+    pub(super) async fn run(self, shared: Arc<Shared>) {
+        let Standby { settings, database, commands } = self;
+        let mut told = None;
+        let view = loop {
+            let error = match open(&settings, &shared).await {
+                Ok(view) => break view,
+                Err(error) => error.to_string(),
+            };
+            if told.as_ref() != Some(&error) {
+                tracing::error!("copy {}: {error}; it is tried again", settings.name);
+            }
+            database.state.send_modify(|state| state.error = Some(error.clone()));
+            told = Some(error);
+            tokio::select! {
+                _ = shared.stop.cancelled() => return,
+                _ = tokio::time::sleep(PAUSE) => {}
+            }
+        };
+        let replaced = Replaced::default();
+        let applying = Applying {
+            shared: shared.clone(),
+            database: database.clone(),
+            whose: Whose::Copys,
+            view: Box::new(Announced { view, own: LinkId(shared.log.id()), replaced: replaced.clone() }),
+            commands,
+            replaced,
+            announcements: HashMap::new(),
+            follows: BTreeMap::new(),
+        };
+        shared.tasks.spawn(applying.run());
+        let copying = Copying { settings, database, shared: shared.clone() };
+        tokio::select! {
+            _ = shared.stop.cancelled() => {}
+            () = copying.run() => {}
+        }
+    }
+}
+
+async fn open(settings: &CopySettings, shared: &Shared) -> Result<Box<dyn LaneView>, NodeError> {
+    let database = &settings.database;
+    let mut view = database.store.applier(database, shared.log.id(), shared.data_dir.clone()).await?;
+    join_log(&mut *view, &shared.log).await?;
+    Ok(view)
+}
+
+/// Copies tables that do not follow yet.
+struct Copying {
+    settings: CopySettings,
+    database: Arc<Database>,
+    shared: Arc<Shared>,
+}
+
+impl Copying {
+    async fn run(self) {
+        let mut tables = self.shared.tables.subscribe();
+        let mut state = self.database.state.subscribe();
+        let mut told: Option<(TableName, String)> = None;
+        loop {
+            if let Some((table, begun)) = self.wanted() {
+                let Err(why) = self.copy(&table, begun).await else { continue };
+                let why = (table.name.clone(), why);
+                if told.as_ref() != Some(&why) {
+                    tracing::warn!(
+                        "copy {}: the copy of {} waits: {}; it goes on by itself",
+                        self.settings.name,
+                        why.0,
+                        why.1
+                    );
+                    told = Some(why);
+                }
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            tokio::select! {
+                changed = tables.changed() => if changed.is_err() { return },
+                changed = state.changed() => if changed.is_err() { return },
+                _ = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    fn own(&self) -> LinkId {
+        LinkId(self.shared.log.id())
+    }
+
+    /// The next table to copy, and after which key the copy goes on if it has begun.
+    fn wanted(&self) -> Option<(Arc<TableDef>, Option<Option<Row>>)> {
+        let tables = self.shared.tables.borrow().clone();
+        let state = self.database.state.borrow();
+        state.applied?;
+        let follows = state.follows.get(&self.own()).map(Vec::as_slice).unwrap_or_default();
+        tables.into_iter().filter(|table| self.settings.tables.matches(&table.name)).find_map(|table| {
+            if follows.iter().any(|(name, _)| *name == table.name) {
+                return None;
+            }
+            match state.lanes.iter().find(|lane| lane.table == table.name).map(|lane| &lane.state) {
+                None | Some(LaneState::Parked { before: None, .. }) => Some((table, None)),
+                Some(LaneState::Copying { done, .. }) => Some((table, Some(done.clone()))),
+                Some(_) => None,
+            }
+        })
+    }
+
+    /// Copies one table; the error is words for people.
+    async fn copy(&self, table: &Arc<TableDef>, begun: Option<Option<Row>>) -> Result<(), String> {
+        let (shared, name) = (&self.shared, &table.name);
+        let own = shared.database.as_ref().ok_or("the node has no database")?;
+        if let Some(lane) = own.lane(name) {
+            return Err(format!("the table is not whole in the node's database: it {}", doing(&lane.state)));
+        }
+        let words = |error: ViewError| error.to_string();
+        if begun.is_none() {
+            self.database.ask(|reply| Command::BeginCopy(name.clone(), self.own(), reply)).await.map_err(words)?;
+            tracing::info!("copy {}: copying {name} from {}", self.settings.name, own.url);
+        }
+        let lane = self.database.lane(name).ok_or("its lane is gone")?;
+        // A chunk is never older than what has been applied here.
+        wait_applied(shared, lane.after).await?;
+        let announcements = self.database.ask(|reply| Command::Announcements(self.own(), name.clone(), reply)).await;
+        let announcements = announcements.map_err(words)?;
+        let mut reader = own.store.reader().await?;
+        let (started, mut told, mut rows) = (Instant::now(), Instant::now(), 0_u64);
+        let mut chunk = read(&mut *reader, name, begun.flatten()).await?;
+        loop {
+            let (count, after, left) = (chunk.1.rows.len() as u64, chunk.1.upto.clone(), chunk.0);
+            let guard: Guard = Box::new(|_, _| false);
+            let write = self.database.ask(|reply| Command::CopyChunk(Box::new(chunk.1), CopyScope::All, guard, reply));
+            // The next one is read while this one is written.
+            let next = async {
+                match after.clone() {
+                    Some(after) => read(&mut *reader, name, Some(after)).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let (written, next) = tokio::join!(write, next);
+            written.map_err(words)?;
+            rows += count;
+            if told.elapsed() > PROGRESS_INTERVAL {
+                told = Instant::now();
+                let rate = rows as f64 / started.elapsed().as_secs_f64();
+                let seconds = left as f64 / rate.max(1.0);
+                tracing::info!(
+                    "copy {}: {name}: {rows} rows, {rate:.0} rows/s, about {seconds:.0} s left",
+                    self.settings.name
+                );
+            }
+            match next? {
+                Some(next) => chunk = next,
+                None => break,
+            }
+        }
+        tracing::info!("copy {}: copied {rows} rows of {name} in {:.1?}", self.settings.name, started.elapsed());
+        let settled = Some(settled(shared).await?);
+        let under = table.fingerprint;
+        let finished = Finished { table: name.clone(), from: self.own(), under, settled, announcements };
+        self.database.ask(|reply| Command::FinishCopy(Box::new(finished), reply)).await.map_err(words)
+    }
+}
+
+/// The rows left, estimated, and the chunk.
+async fn read(reader: &mut dyn TableReader, table: &TableName, after: Option<Row>) -> Result<(u64, CopyChunk), String> {
+    let (rows, bytes) = (limits::COPY_CHUNK_ROWS, limits::COPY_CHUNK_BYTES);
+    let chunk = reader.read_chunk(table, after.as_ref(), rows, bytes).await?;
+    Ok((chunk.left_estimate, CopyChunk { table: chunk.def, after, upto: chunk.upto, rows: chunk.rows }))
+}
+
+/// A view that forgets that it follows a table when the log says that the table's content was replaced, before its cursor
+/// passes over that; and tells whom it is part of.
+struct Announced {
+    view: Box<dyn LaneView>,
+    own: LinkId,
+    replaced: Replaced,
+}
+
+impl Announced {
+    /// What was written at the node's own database came from elsewhere here, and is applied.
+    fn foreign(&self, batch: &Batch) -> Batch {
+        let mut batch = batch.clone();
+        for logged in batch.entries.iter_mut().filter(|logged| logged.from.is_local()) {
+            logged.from = self.own;
+        }
+        batch
+    }
+
+    async fn look(&mut self, batch: &Batch) -> Result<(), ViewError> {
+        let at = self.view.cursor().await?.map(|cursor| cursor.position).unwrap_or_default();
+        for logged in batch.entries.iter().filter(|logged| logged.position > at) {
+            let ops = scan_ops(logged.entry.changes_bytes()).map_err(|error| ViewError::Failed(error.to_string()))?;
+            for (index, _) in ops.into_iter().filter(|(_, op)| *op == Op::Copied) {
+                let table = logged.entry.header().tables.get(index).and_then(|table| batch.catalog.get(*table));
+                let Some(table) = table else { continue };
+                self.view.set_followed(self.own, &table.name, None).await?;
+                let lane = self.view.lanes().into_iter().find(|lane| lane.table == table.name);
+                if let Some(Lane { after, state: LaneState::Copying { from, received, .. }, .. }) = lane {
+                    let state = LaneState::Copying { from, done: None, rows: 0, received };
+                    self.view.set_lane(&table.name, Some(Lane { table: table.name.clone(), after, state })).await?;
+                }
+                self.replaced.lock().unwrap_or_else(PoisonError::into_inner).push(table.name.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl View for Announced {
+    async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError> {
+        self.view.cursor().await
+    }
+
+    async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
+        self.look(batch).await?;
+        self.view.apply(&self.foreign(batch)).await
+    }
+
+    async fn flush(&mut self) -> Result<(), ViewError> {
+        self.view.flush().await
+    }
+
+    async fn caught_up(&mut self) -> Result<(), ViewError> {
+        self.view.caught_up().await
+    }
+}
+
+#[async_trait]
+impl LaneView for Announced {
+    fn lanes(&self) -> Vec<Lane> {
+        self.view.lanes()
+    }
+
+    async fn set_lane(&mut self, table: &TableName, lane: Option<Lane>) -> Result<(), ViewError> {
+        self.view.set_lane(table, lane).await
+    }
+
+    async fn apply_lane(&mut self, table: &TableName, batch: &Batch) -> Result<(), ViewError> {
+        self.view.apply_lane(table, &self.foreign(batch)).await
+    }
+
+    async fn copy_chunk(&mut self, chunk: &CopyChunk, scope: &CopyScope, mine: RowGuard<'_>) -> Result<(), ViewError> {
+        self.view.copy_chunk(chunk, scope, mine).await
+    }
+
+    async fn followed(&mut self, from: LinkId) -> Result<Vec<(TableName, Fingerprint)>, ViewError> {
+        self.view.followed(from).await
+    }
+
+    async fn set_followed(
+        &mut self,
+        from: LinkId,
+        table: &TableName,
+        under: Option<Fingerprint>,
+    ) -> Result<(), ViewError> {
+        self.view.set_followed(from, table, under).await
+    }
+
+    fn torn(&self) -> u64 {
+        self.view.torn()
+    }
+
+    async fn reset(&mut self, cursor: Option<Cursor>, lanes: Vec<Lane>) -> Result<(), ViewError> {
+        self.view.reset(cursor, lanes).await
+    }
+}

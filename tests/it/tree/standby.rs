@@ -1,0 +1,60 @@
+//! A live copy of a node's database in the same process.
+
+use super::site::{Ground, wait};
+use std::process::Command;
+
+const SCHEMA: &str = "pragma journal_mode = wal; create table orders (id integer primary key, note text); create table private (id integer primary key);";
+const ALL: &str = "select count(*), sum(id), min(note), max(note) from orders";
+
+fn shell(file: &std::path::Path, sql: &str) -> String {
+    let output = Command::new("sqlite3").args(["-batch", "-cmd", ".timeout 20000"]).arg(file).arg(sql).output();
+    String::from_utf8_lossy(&output.expect("the sqlite3 shell is installed").stdout).into_owned()
+}
+
+#[test]
+fn a_copy_follows_through_kills_and_shows_itself() {
+    let ground = Ground::new();
+    let mut site = ground.site("hq", SCHEMA);
+    let copy = site.dir.join("copy.db");
+    shell(&copy, SCHEMA);
+    site.sql("insert into orders select value, 'before' from generate_series(1, 7000); insert into private values (1)");
+    site.configure(None, "[copy.standby]\nurl = \"sqlite:copy.db\"\ntables = [\"orders\"]\n");
+    site.up();
+    for round in 0..6 {
+        let first = 10_000 + round * 100;
+        site.sql(&format!(
+            "insert into orders select value, 'round {round}' from generate_series({first}, {}); update orders set note = 'changed' where id % 6 = {round}; \
+             delete from orders where id % 50 = {round}",
+            first + 99
+        ));
+        if round % 2 == 0 {
+            site.kill();
+            site.up();
+        }
+    }
+    wait("the copy is equal", || shell(&copy, ALL) == site.sql(ALL));
+    assert_eq!(shell(&copy, "select count(*) from private").trim(), "0", "what is not listed is not copied");
+    wait("the copy is shown", || site.status()["copies"][0]["state"] == "running");
+    assert!(site.does(&["status"]).contains("copy      standby: sqlite:"), "{}", site.does(&["status"]));
+    let said = super::site::watershed(
+        &["diff", &site.url(), &format!("sqlite:{}", copy.display()), "--tables", "orders"],
+        None,
+    );
+    assert_eq!(said.status.code(), Some(0));
+}
+
+#[test]
+fn a_table_that_was_replaced_is_copied_again_and_a_copy_that_is_not_there_holds_up_nobody() {
+    let ground = Ground::new();
+    let mut site = ground.site("hq", SCHEMA);
+    let copy = site.dir.join("copy.db");
+    site.sql("insert into orders values (1, 'one')");
+    site.configure(None, "[copy.standby]\nurl = \"sqlite:copy.db\"\ntables = [\"orders\"]\n");
+    site.up();
+    site.wait_ready();
+    site.wait_problem("copy standby");
+    shell(&copy, SCHEMA);
+    wait("the copy is equal", || shell(&copy, ALL) == site.sql(ALL));
+    site.sql("drop table orders; create table orders (id integer primary key, note text); insert into orders values (2, 'two')");
+    wait("the copy is equal again", || shell(&copy, ALL) == site.sql(ALL));
+}
