@@ -8,8 +8,7 @@ use tokio::runtime::Handle;
 use super::settings::{DatabaseSettings, Exit, NodeError};
 use crate::log::{Capture, CaptureFailure, CaptureTrouble, CapturesTable};
 use crate::model::{LogId, SourceCursor, TableDef, limits};
-use crate::postgres::pending::{self as postgres, PgApplierOptions, PgCapture, PgCaptureOptions, PgReader};
-use crate::postgres::{Endpoint, PgError};
+use crate::postgres::{self, Endpoint, PgApplier, PgApplierOptions, PgCapture, PgCaptureOptions, PgError, PgReader};
 use crate::sqlite;
 use crate::view::{EventsError, Ids, Inspection, LaneView, StrayIds, TableReader, Trouble, ViewError};
 
@@ -146,8 +145,8 @@ impl Store {
             Store::Postgres(endpoint) => {
                 let endpoint = (**endpoint).clone();
                 let options = PgApplierOptions { endpoint, log, fire_triggers, exact: settings.exact, spool_dir };
-                let view = postgres::open_applier(options).await.map_err(|error| unusable("WS-PG-042", error))?;
-                Ok(view)
+                let view = PgApplier::open(options).await.map_err(|error| unusable("WS-PG-042", error))?;
+                Ok(Box::new(view))
             }
         }
     }
@@ -167,7 +166,7 @@ impl Store {
                 sqlite::stray_ids(path, range, captures).map_err(|error| self.uncaptured(error.into()))
             }
             Store::Postgres(endpoint) => {
-                crate::postgres::stray_ids(endpoint, range, captures, limits::DATABASE_CONNECT_TIMEOUT)
+                postgres::stray_ids(endpoint, range, captures, limits::DATABASE_CONNECT_TIMEOUT)
                     .await
                     .map_err(unreachable)
             }
@@ -179,7 +178,7 @@ impl Store {
         match self {
             Store::Sqlite(path) => sqlite::mend_ids(path, strays).map_err(|error| self.uncaptured(error.into())),
             Store::Postgres(endpoint) => {
-                crate::postgres::mend_ids(endpoint, strays, limits::DATABASE_CONNECT_TIMEOUT).await.map_err(unreachable)
+                postgres::mend_ids(endpoint, strays, limits::DATABASE_CONNECT_TIMEOUT).await.map_err(unreachable)
             }
         }
     }

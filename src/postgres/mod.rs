@@ -9,15 +9,14 @@ mod error;
 pub mod events;
 mod ids;
 mod password;
-pub mod pending;
 pub(crate) mod range;
 pub mod replication;
 mod tables;
 mod tls;
 mod url;
 
-pub use capture::{PgCapture, PgCaptureOptions, uninstall};
 pub use apply::{PgApplier, PgApplierOptions};
+pub use capture::{PgCapture, PgCaptureOptions, uninstall};
 pub(crate) use connect::user_info;
 pub use connect::{Endpoint, Session, without_password};
 pub use copy::PgReader;
