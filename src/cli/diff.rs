@@ -1,30 +1,32 @@
 //! `watershed diff`
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
-use super::{Exit, ExitError, Global, output};
+use super::{Exit, ExitError, Global, block_on, output};
 use crate::model::{TableName, Value};
 use crate::node::config::{Config, DatabaseUrl, Overrides};
 use crate::node::entry_json::write_value;
-use crate::sqlite::{
-    DiffOptions, Repaired, RowDiff, RowDiffKind, Side, SqliteError, TableDiff, diff_table, list_tables, repair_table,
-};
+use crate::postgres::{Endpoint, PgSide};
+use crate::sqlite::{SqliteSide, diff_table, list_tables, repair_table};
+use crate::view::{Compare, Compared, DiffError, DiffOptions, Repaired, RowDiff, RowDiffKind, Side, TableDiff};
 
 /// Compare two databases table by table
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   watershed diff sqlite:hq.db sqlite:branch-7.db
   watershed diff hq.toml branch-7.toml --tables orders,customers
+  watershed diff postgres://app@hq/shop sqlite:branch-7.db
   watershed diff sqlite:hq.db sqlite:branch-7.db --repair --yes     make B like A
 
 Exit code 6 when they differ. Rows that change meanwhile are looked at again.")]
 pub(super) struct Diff {
-    /// sqlite:PATH, or a node's configuration
+    /// postgres://…, sqlite:PATH, or a node's configuration
     a: String,
-    /// sqlite:PATH, or a node's configuration
+    /// postgres://…, sqlite:PATH, or a node's configuration
     b: String,
     /// These tables only; by default all that either has
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
@@ -85,34 +87,91 @@ fn row_text(row: &RowDiff) -> String {
     }
 }
 
+/// Where a side is.
+enum Place {
+    Sqlite(PathBuf),
+    Postgres(Box<Endpoint>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Sqlite(path) => path.display().fmt(f),
+            Place::Postgres(endpoint) => f.write_str(endpoint.name()),
+        }
+    }
+}
+
+impl Place {
+    async fn open(&self) -> Result<Box<dyn Compared>, ExitError> {
+        Ok(match self {
+            Place::Sqlite(path) => Box::new(SqliteSide::open(path).map_err(|error| failed(error.into()))?),
+            Place::Postgres(endpoint) => Box::new(PgSide::open(endpoint).await.map_err(ExitError::from)?),
+        })
+    }
+}
+
 impl Diff {
     pub(super) fn run(self, global: &Global) -> Result<(), ExitError> {
         let (a, b) = (side(&self.a)?, side(&self.b)?);
         if self.repair {
-            output::confirm(self.yes, &format!("change rows of {} to those of {}", b.display(), a.display()))?;
+            output::confirm(self.yes, &format!("change rows of {b} to those of {a}"))?;
         }
-        let found = self.compare(&a, &b)?;
+        let found = match (&a, &b) {
+            (Place::Sqlite(a), Place::Sqlite(b)) => self.compare_files(a, b)?,
+            _ => block_on(self.compare(&a, &b))?,
+        };
         let equal = found.iter().all(Found::is_equal);
         print(global.json, &found, equal)?;
         if equal { Ok(()) } else { Err(ExitError::quiet(Exit::Differences)) }
     }
 
-    /// Compares the tables asked for, all that either has when none are; what is repaired is compared again.
-    fn compare(&self, a: &Path, b: &Path) -> Result<Vec<Found>, ExitError> {
-        let mut tables = self.tables.clone();
-        if tables.is_empty() {
-            tables = list_tables(a).map_err(failed)?;
-            tables.extend(list_tables(b).map_err(failed)?);
-            tables.sort();
-            tables.dedup();
+    fn options(&self) -> DiffOptions {
+        DiffOptions { rows_max: self.max, ..DiffOptions::default() }
+    }
+
+    /// The tables asked for, all that either has when none are.
+    fn wanted(&self, a: Vec<TableName>, b: Vec<TableName>) -> Vec<TableName> {
+        if !self.tables.is_empty() {
+            return self.tables.clone();
         }
-        let options = DiffOptions { rows_max: self.max, ..DiffOptions::default() };
+        let mut tables: Vec<TableName> = a.into_iter().chain(b).collect();
+        tables.sort();
+        tables.dedup();
+        tables
+    }
+
+    /// Compares; what is repaired is compared again.
+    async fn compare(&self, a: &Place, b: &Place) -> Result<Vec<Found>, ExitError> {
+        let (mut a, mut b) = (a.open().await?, b.open().await?);
+        let (tables_a, tables_b) = match self.tables.is_empty() {
+            true => (a.tables().await.map_err(failed)?, b.tables().await.map_err(failed)?),
+            false => (Vec::new(), Vec::new()),
+        };
+        let mut compare = Compare { a: &mut *a, b: &mut *b };
+        let mut found = Vec::new();
+        for table in self.wanted(tables_a, tables_b) {
+            let mut diff = compare.table(&table, self.options()).await.map_err(failed)?;
+            let mut repaired = None;
+            if self.repair && diff.different > 0 {
+                repaired = Some(compare.repair(&table).await.map_err(failed)?);
+                diff = compare.table(&table, self.options()).await.map_err(failed)?;
+            }
+            found.push(Found { table, diff, repaired });
+        }
+        Ok(found)
+    }
+
+    /// The same for two SQLite databases, whose values have classes of their own.
+    fn compare_files(&self, a: &Path, b: &Path) -> Result<Vec<Found>, ExitError> {
+        let failed = |error: crate::sqlite::SqliteError| failed(error.into());
+        let tables = self.wanted(list_tables(a).map_err(failed)?, list_tables(b).map_err(failed)?);
         let each = tables.into_iter().map(|table| {
-            let mut diff = diff_table(a, b, &table, options).map_err(failed)?;
+            let mut diff = diff_table(a, b, &table, self.options()).map_err(failed)?;
             let mut repaired = None;
             if self.repair && diff.different > 0 {
                 repaired = Some(repair_table(a, b, &table, &mut |_| {}).map_err(failed)?);
-                diff = diff_table(a, b, &table, options).map_err(failed)?;
+                diff = diff_table(a, b, &table, self.options()).map_err(failed)?;
             }
             Ok(Found { table, diff, repaired })
         });
@@ -120,9 +179,9 @@ impl Diff {
     }
 }
 
-fn failed(error: SqliteError) -> ExitError {
-    let exit = if error.is_retryable() { Exit::Unreachable } else { Exit::Failure };
-    let fix = "is each a SQLite database, and do both have the table? try again when its writer has finished";
+fn failed(error: DiffError) -> ExitError {
+    let exit = if error.is_retryable { Exit::Unreachable } else { Exit::Failure };
+    let fix = "is each a database that this user may read, and do both have the table? try again when its writer has finished";
     ExitError::new("WS-CLI-022", exit, "the databases cannot be compared", error, fix)
 }
 
@@ -157,7 +216,7 @@ fn print(as_json: bool, found: &[Found], equal: bool) -> Result<(), ExitError> {
 }
 
 /// The database that is meant: a URL, or the one of a node.
-fn side(text: &str) -> Result<PathBuf, ExitError> {
+fn side(text: &str) -> Result<Place, ExitError> {
     let url = match text.starts_with("sqlite:") || text.contains("://") {
         true => text.parse::<DatabaseUrl>().map_err(|why| not_a_side(text, &why))?,
         false => {
@@ -166,16 +225,17 @@ fn side(text: &str) -> Result<PathBuf, ExitError> {
         }
     };
     match url {
-        DatabaseUrl::Sqlite(path) if path.is_file() => Ok(path),
+        DatabaseUrl::Sqlite(path) if path.is_file() => Ok(Place::Sqlite(path)),
         DatabaseUrl::Sqlite(path) => {
             let message = format!("there is no database {}", path.display());
             Err(ExitError::new("WS-CLI-017", Exit::Unreachable, message, "the file does not exist", "correct the path"))
         }
-        DatabaseUrl::Postgres(_) => Err(not_a_side(text, "PostgreSQL is not available in this version")),
+        DatabaseUrl::Postgres(url) => Ok(Place::Postgres(Box::new(Endpoint::from_url(&url)?))),
     }
 }
 
 fn not_a_side(text: &str, why: &str) -> ExitError {
     let message = format!("{} cannot be compared", crate::node::config::redact(text));
-    ExitError::new("WS-CLI-016", Exit::Usage, message, why, "give sqlite:PATH or a node's configuration file")
+    let fix = "give postgres://USER@HOST/DATABASE, sqlite:PATH or a node's configuration file";
+    ExitError::new("WS-CLI-016", Exit::Usage, message, why, fix)
 }

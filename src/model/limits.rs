@@ -273,3 +273,9 @@ pub const APPLY_CALLS_MAX: usize = 8;
 pub const APPLY_LIVE_ENTRIES: usize = 128;
 /// Rows that a copy looks at, at once, to remove those that its sender does not have.
 pub const APPLY_REMOVE_ROWS: usize = 20_000;
+/// Parts of a table whose sums are compared; a power of two.
+pub const DIFF_BUCKETS: u32 = 16_384;
+/// Rows that a comparison has in memory, of both sides together; of each its key.
+pub const DIFF_OPEN_ROWS_MAX: u64 = 400_000;
+/// Rows that one commit of a repair mends.
+pub const DIFF_MEND_ROWS: usize = 500;

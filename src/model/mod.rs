@@ -1,6 +1,7 @@
 //! Values only: positions, tables, values, changes, entries and their bytes. No I/O, no tokio.
 
 mod batch;
+mod canonical;
 mod catalog;
 mod change;
 mod codec;
@@ -15,6 +16,7 @@ mod table;
 mod value;
 
 pub use batch::{Batch, Logged, ReadFrom};
+pub use canonical::{ValueClass, put_canonical};
 pub use catalog::Catalog;
 pub use change::{Change, Op};
 pub use codec::{CodecError, decode_changes, decode_table, encode_changes, encode_table, scan_ops};

@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -14,85 +13,7 @@ use super::failure::SqliteError;
 use super::scan::{Cell, Scan, Scanned, compare_rows, ordered, same};
 use super::types::from_sql;
 use crate::model::{Row, TableDef, TableName, Value, limits};
-
-/// One of the two databases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The first one.
-    A,
-    /// The second one.
-    B,
-}
-
-/// How two tables are compared.
-#[derive(Clone, Copy, Debug)]
-pub struct DiffOptions {
-    /// Differing rows that are listed; all are counted.
-    pub rows_max: usize,
-    /// Differing rows are looked at again after this time, and those that have become equal are not reported.
-    pub settle: Duration,
-    /// How often at most they are looked at again.
-    pub rechecks: u32,
-}
-
-impl Default for DiffOptions {
-    fn default() -> Self {
-        DiffOptions { rows_max: 20, settle: Duration::from_millis(500), rechecks: 3 }
-    }
-}
-
-/// A row that differs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowDiff {
-    /// The values of the key's columns, in key order; of all columns in a table without a key.
-    pub key: Row,
-    /// What differs.
-    pub kind: RowDiffKind,
-}
-
-/// How a row differs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RowDiffKind {
-    /// Only that side has it.
-    Only(Side),
-    /// Column, value in A, value in B.
-    Values(Vec<(Box<str>, Value, Value)>),
-}
-
-/// The result of a comparison.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableDiff {
-    /// The sides that do not have the table.
-    pub missing_in: Vec<Side>,
-    /// Columns that only A has; the others are compared.
-    pub columns_only_a: Vec<Box<str>>,
-    /// Columns that only B has.
-    pub columns_only_b: Vec<Box<str>>,
-    /// Rows in A.
-    pub rows_a: u64,
-    /// Rows in B.
-    pub rows_b: u64,
-    /// Rows that differ, after looking again.
-    pub different: u64,
-    /// The first of them.
-    pub rows: Vec<RowDiff>,
-    /// Rows that differed at first and were equal when looked at again: they were being written.
-    pub settled: u64,
-    /// SHA-256 over A's rows in key order.
-    pub digest_a: [u8; 32],
-    /// SHA-256 over B's rows in key order. Equal to A's exactly if the common columns are, while nobody writes.
-    pub digest_b: [u8; 32],
-}
-
-impl TableDiff {
-    /// Whether no difference was found.
-    pub fn is_equal(&self) -> bool {
-        self.missing_in.is_empty()
-            && self.columns_only_a.is_empty()
-            && self.columns_only_b.is_empty()
-            && self.different == 0
-    }
-}
+use crate::view::{DiffOptions, RowDiff, RowDiffKind, Side, TableDiff};
 
 /// The user's tables of a database, by name; Watershed's and SQLite's own are left out.
 pub fn list_tables(path: &Path) -> Result<Vec<TableName>, SqliteError> {

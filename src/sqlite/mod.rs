@@ -3,6 +3,7 @@
 mod apply;
 mod assemble;
 mod capture;
+mod compared;
 mod connect;
 mod continuity;
 mod copy;
@@ -27,15 +28,17 @@ mod triggers;
 mod trim;
 mod types;
 
+pub use crate::view::{DiffOptions, Repaired, RowDiff, RowDiffKind, Side, TableDiff};
 pub use apply::{Applier, ApplierOptions};
 pub use capture::Capture;
+pub use compared::SqliteSide;
 pub use copy::Reader;
 pub use create::create_table;
-pub use diff::{DiffOptions, RowDiff, RowDiffKind, Side, TableDiff, diff_table, list_tables};
+pub use diff::{diff_table, list_tables};
 pub use error::CaptureError;
 pub use failure::SqliteError;
 pub use ids::{mend_ids, stray_ids};
 pub use inspect::inspect;
 pub use options::{CaptureOptions, Captured};
-pub use repair::{Repaired, repair_table};
+pub use repair::repair_table;
 pub use schema::uninstall;

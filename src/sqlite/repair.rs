@@ -14,17 +14,7 @@ use super::range::{KeyRange, key_of, read_rows};
 use super::scan::{Cell, Scan, ordered, same};
 use super::types::from_sql;
 use crate::model::{Row, TableDef, TableName, limits};
-
-/// What a repair did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repaired {
-    /// Rows of A that have been looked at.
-    pub rows: u64,
-    /// Rows of B that were written.
-    pub written: u64,
-    /// Rows of B that were removed.
-    pub removed: u64,
-}
+use crate::view::Repaired;
 
 /// Makes B's rows equal to A's in the columns that both have, in transactions of a chunk each; B's triggers do not fire,
 /// so nothing of it is captured. `progress` is called after each commit. Interrupted, it leaves B partly repaired, and

@@ -1,12 +1,19 @@
 //! Views: state derived from a source, stored together with its cursor.
 
+mod compare;
+mod diff;
 mod events;
 mod events_init;
 mod ids;
 mod lane;
+mod mend;
 mod spool;
 mod store;
 
+pub use compare::{Common, Compare};
+pub use diff::{
+    BucketSum, Compared, DiffError, DiffOptions, Engine, Mend, Repaired, RowDiff, RowDiffKind, Side, TableDiff,
+};
 pub use events::{
     ChunkDigest, EventIds, EventsError, EventsFacts, EventsInsert, EventsRestore, EventsTable, StoredEvent, Trouble,
 };

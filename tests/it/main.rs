@@ -10,6 +10,7 @@ mod postgres_apply;
 mod postgres_capture;
 mod postgres_copy;
 mod postgres_replication;
+mod postgres_diff;
 mod readme;
 mod sqlite_apply;
 mod sqlite_capture;

@@ -137,7 +137,7 @@ fn diff_finds_what_differs_and_repair_makes_it_equal() {
     expect_exit(&repaired, 0);
     expect_exit(&run(folder.path(), &call), 0);
     expect_exit(&run(folder.path(), &["diff", "sqlite:a.db", "sqlite:none.db"]), 4);
-    expect_exit(&run(folder.path(), &["diff", "sqlite:a.db", "postgres://h/x"]), 2);
+    expect_exit(&run(folder.path(), &["diff", "sqlite:a.db", "mysql://h/x"]), 2);
 }
 
 #[test]
