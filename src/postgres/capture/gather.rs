@@ -157,6 +157,8 @@ impl Gather {
             Before::Unknown => None,
         };
         let work = self.work(Some(relation))?;
+        // The server does not always tell the origin of what it sends before its commit.
+        work.is_ours |= known.is_mark;
         if work.is_ours || !known.is_wanted {
             return Ok(());
         }

@@ -14,8 +14,12 @@ use crate::model::{LogId, TableName, limits};
 use crate::postgres::tables::{Identity, Table, literal, quoted, read_tables};
 
 /// The schema, and the one row in which capture notes what it did.
-const SCHEMA: &str = "create table if not exists watershed.capture (one boolean primary key default true check (one), \
+const CAPTURE: &str = "create table if not exists watershed.capture (one boolean primary key default true check (one), \
     log text not null, slot_lsn pg_lsn, replaces pg_lsn, dropped text, installed timestamptz not null default now())";
+
+/// The cursor of what is applied, in one row. It is published with the captured tables: whatever writes to it is ours.
+const CURSOR: &str = "create table if not exists watershed.cursor (one boolean primary key default true check (one), \
+    cursor text not null)";
 
 /// What slot, publication and replication origin are called: one of each for every log.
 pub(super) fn object_name(log: LogId) -> String {
@@ -46,7 +50,8 @@ pub(super) async fn noted(client: &Client) -> Result<Option<Noted>, Error> {
     if !client.query_one(exists, &[]).await?.try_get::<_, bool>(0)? {
         client.batch_execute("create schema if not exists watershed").await?;
     }
-    client.batch_execute(SCHEMA).await?;
+    client.batch_execute(CAPTURE).await?;
+    client.batch_execute(CURSOR).await?;
     let sql = "select log, slot_lsn::text, replaces::text, dropped from watershed.capture";
     let row = client.query_opt(sql, &[]).await?;
     row.map(|row| {
@@ -159,6 +164,11 @@ pub(super) async fn reconcile(
             let with = format!("publish = {}, publish_via_partition_root = true", literal(publish));
             transaction.batch_execute(&format!("create publication {} with ({with})", quoted(publication))).await?;
         }
+    }
+    let cursor: u32 = transaction.query_one("select 'watershed.cursor'::regclass::oid", &[]).await?.try_get(0)?;
+    if !members.whole.contains(&cursor) {
+        let sql = format!("alter publication {} add table only watershed.cursor", quoted(name));
+        transaction.batch_execute(&sql).await?;
     }
     let mut added: Vec<Step> = Vec::new();
     for table in &outcome.tables {

@@ -142,10 +142,11 @@ impl Look {
         link: &mut Link,
     ) -> Result<Known, Failed> {
         let key: Arc<[bool]> = relation.columns.iter().map(|column| column.key).collect();
-        let name = name_of(relation).filter(|name| (options.captured)(name));
+        let is_mark = (&*relation.schema, &*relation.name) == ("watershed", "cursor");
+        let name = name_of(relation).filter(|name| !is_mark && (options.captured)(name));
         let Some(name) = name else {
             let nameless = "unselected".parse().map_err(failure::stream)?;
-            return Ok(Known { def: Arc::new(TableDef::new(nameless, vec![])), key, is_wanted: false });
+            return Ok(Known { def: Arc::new(TableDef::new(nameless, vec![])), key, is_wanted: false, is_mark });
         };
         if self.versions.find(relation, &name).is_none() {
             self.refresh(&mut link.side).await?;
@@ -161,7 +162,7 @@ impl Look {
                 Arc::new(defined)
             }
         };
-        Ok(Known { def, key, is_wanted: true })
+        Ok(Known { def, key, is_wanted: true, is_mark })
     }
 
     async fn refresh(&mut self, side: &mut Side) -> Result<(), Failed> {

@@ -16,8 +16,8 @@ pub(super) struct Overflow {
     file: BufWriter<File>,
     pieces: Vec<u32>,
     bytes: u64,
-    /// Pieces before the first one of each subtransaction.
-    marks: HashMap<u32, usize>,
+    /// Pieces and changes before the first one of each subtransaction.
+    marks: HashMap<u32, (usize, u64)>,
     latest: Option<u32>,
 }
 
@@ -40,10 +40,10 @@ impl Overflow {
         Ok(())
     }
 
-    /// What follows is of that subtransaction: call it when everything before has been pushed.
-    pub fn mark(&mut self, subxid: u32) {
+    /// What follows is of that subtransaction: call it when everything before, so many changes, has been pushed.
+    pub fn mark(&mut self, subxid: u32, changes: u64) {
         self.latest = Some(subxid);
-        self.marks.entry(subxid).or_insert(self.pieces.len());
+        self.marks.entry(subxid).or_insert((self.pieces.len(), changes));
     }
 
     /// Whether what is pushed now is marked as that subtransaction's.
@@ -51,18 +51,19 @@ impl Overflow {
         self.latest == Some(subxid)
     }
 
-    /// Takes back what was pushed since that subtransaction began: while it runs, only it and those within it write.
-    pub fn undo(&mut self, subxid: u32) -> io::Result<()> {
-        let Some(kept) = self.marks.remove(&subxid) else { return Ok(()) };
+    /// Takes back what was pushed since that subtransaction began: while it runs, only it and those within it write. Gives
+    /// back how many changes there were before it.
+    pub fn undo(&mut self, subxid: u32) -> io::Result<Option<u64>> {
+        let Some((kept, changes)) = self.marks.remove(&subxid) else { return Ok(None) };
         self.latest = None;
         if kept >= self.pieces.len() {
-            return Ok(());
+            return Ok(None);
         }
         self.bytes -= self.pieces.drain(kept..).map(u64::from).sum::<u64>();
         self.file.flush()?;
         self.file.get_ref().set_len(self.bytes)?;
         self.file.seek(SeekFrom::Start(self.bytes))?;
-        Ok(())
+        Ok(Some(changes))
     }
 
     /// What is there, in bytes.
@@ -119,18 +120,18 @@ mod tests {
     fn what_an_aborted_subtransaction_wrote_is_taken_back() {
         let dir = tempfile::tempdir().expect("a folder");
         let mut overflow = Overflow::new(dir.path()).expect("a file");
-        overflow.mark(1);
+        overflow.mark(1, 0);
         overflow.push(b"a").expect("room");
-        overflow.mark(2);
+        overflow.mark(2, 1);
         overflow.push(&[b'x'; 700_000]).expect("room");
-        overflow.mark(3);
+        overflow.mark(3, 2);
         overflow.push(&[b'y'; 700_000]).expect("room");
-        overflow.undo(3).expect("cut");
-        overflow.undo(2).expect("cut");
-        overflow.undo(9).expect("nothing to cut");
-        overflow.mark(1);
+        assert_eq!(overflow.undo(3).expect("cut"), Some(2));
+        assert_eq!(overflow.undo(2).expect("cut"), Some(1));
+        assert_eq!(overflow.undo(9).expect("nothing to cut"), None);
+        overflow.mark(1, 1);
         overflow.push(b"b").expect("room");
-        overflow.mark(4);
+        overflow.mark(4, 2);
         overflow.push(b"c").expect("room");
         assert_eq!(overflow.bytes(), 3);
         assert_eq!(all(overflow), b"abc");

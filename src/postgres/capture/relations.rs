@@ -20,6 +20,8 @@ pub(super) struct Known {
     pub key: Arc<[bool]>,
     /// Whether it is captured.
     pub is_wanted: bool,
+    /// It is the table of cursors: only those who apply write to it.
+    pub is_mark: bool,
 }
 
 /// What the catalog said of tables, and still says.

@@ -98,7 +98,7 @@ impl Work {
         };
         overflow.push(&self.bytes)?;
         self.bytes.clear();
-        overflow.mark(subxid);
+        overflow.mark(subxid, self.changes);
         Ok(())
     }
 
@@ -120,7 +120,10 @@ impl Work {
         let Some(overflow) = &mut self.overflow else { return Ok(()) };
         overflow.push(&self.bytes)?;
         self.bytes.clear();
-        overflow.undo(subxid)
+        if let Some(changes) = overflow.undo(subxid)? {
+            self.changes = changes;
+        }
+        Ok(())
     }
 
     /// Call it after each change: what is too much for memory goes to the file.

@@ -1,6 +1,10 @@
 //! Capture of PostgreSQL's commits, against real servers.
 
 mod bed;
+mod continuity;
+mod rows;
+mod schema;
+mod servers;
 mod tables;
 mod writes;
 
