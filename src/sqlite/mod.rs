@@ -33,7 +33,7 @@ pub use apply::{Applier, ApplierOptions};
 pub use capture::Capture;
 pub use compared::SqliteSide;
 pub use copy::Reader;
-pub use create::create_table;
+pub use create::{create_table, create_table_for};
 pub use diff::{diff_table, list_tables};
 pub use error::CaptureError;
 pub use failure::SqliteError;

@@ -2,16 +2,43 @@
 
 use rusqlite::{Connection, Result};
 
-use super::apply::{Hint, to_sql};
+use super::apply::{Affinity, Hint, to_sql};
 use super::connect::quote_ident as quote;
 use super::types::from_sql;
-use crate::model::{Row, TableDef};
+use crate::model::{Kind, Row, TableDef};
+use crate::view::CopyChunk;
 
 /// `after < key ≤ upto`; `None` is unbounded. Keys have the values of the key's columns, in key order.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct KeyRange<'a> {
     pub after: Option<&'a Row>,
     pub upto: Option<&'a Row>,
+}
+
+/// Whether the sender's rows and this database's are ordered alike by their keys, whatever the keys are; the same for all
+/// chunks of a copy. If not, a row that came with one chunk could be in the range of another here. Rows of a SQLite
+/// database are; of PostgreSQL's, those whose keys are numbers, bytes or UUIDs (no time of day, no text: collations
+/// differ). `own` gives the type and the collation of a key's column here.
+pub(super) fn same_order(chunk: &CopyChunk, own: &[(String, String)]) -> bool {
+    let Some(bound) = chunk.upto.as_ref().or(chunk.after.as_ref()) else { return true };
+    if bound.iter().all(|value| value.kind != Kind::Typed) {
+        return true;
+    }
+    let keys = chunk.table.key_columns();
+    keys.len() == own.len()
+        && keys.iter().zip(own).all(|(&i, (declared, collation))| {
+            let affinity = Affinity::of(declared);
+            match &*chunk.table.columns[i].type_name {
+                "smallint" | "integer" | "bigint" | "oid" => affinity == Affinity::Numeric,
+                "boolean" => matches!(affinity, Affinity::Numeric | Affinity::None),
+                "bytea" => true,
+                "uuid" => {
+                    let collation = collation.to_ascii_uppercase();
+                    ["", "BINARY", "NOCASE"].contains(&collation.as_str())
+                }
+                _ => false,
+            }
+        })
 }
 
 /// Rows in key order.

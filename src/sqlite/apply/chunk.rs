@@ -8,9 +8,10 @@ use rusqlite::Connection;
 use super::pass::{restore_sequence, sequence};
 use super::write::{Mode, RowFail, Writer};
 use super::{Applier, view_error};
-use crate::model::{Row, TableDef, limits};
-use crate::sqlite::connect::{is_internal, quote_ident};
-use crate::sqlite::range::{KeyRange, key_of, read_rows};
+use crate::model::{Kind, Row, TableDef, ValueClass, limits, put_canonical};
+use crate::sqlite::connect::is_internal;
+use crate::sqlite::create::create_table_for;
+use crate::sqlite::range::{KeyRange, key_of, read_rows, same_order};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, RowGuard, ViewError};
 
 impl Applier {
@@ -58,7 +59,7 @@ impl Applier {
             RowFail::Sql(error, _) => fail(error),
             RowFail::Conflict(why) => table(why),
         };
-        if create_missing(&self.conn, def).map_err(fail)? {
+        if create_missing(&self.conn, def, &chunk.rows).map_err(fail)? {
             self.targets.revise(&self.conn).map_err(fail)?;
         }
         let target = match self.targets.get(&self.conn, def).map_err(fail)? {
@@ -80,7 +81,15 @@ impl Applier {
         }
         let mut writer = Writer { conn: &self.conn, target, mode: Mode::Convergent };
         if *scope == CopyScope::All {
-            remove_missing(&mut writer, chunk, mine, &fail, &row_fail)?;
+            let range = KeyRange { after: chunk.after.as_ref(), upto: chunk.upto.as_ref() };
+            match same_order(chunk, &writer.target.key_order) {
+                true => remove_missing(&mut writer, chunk, range, mine, &fail, &row_fail)?,
+                // Where this chunk's rows stand among those here is not known: all go before the first.
+                false if chunk.after.is_none() => {
+                    remove_missing(&mut writer, chunk, KeyRange::default(), mine, &fail, &row_fail)?;
+                }
+                false => {}
+            }
         }
         for row in chunk.rows.iter().filter(|row| !mine(def, row)) {
             writer.put(row).map_err(row_fail)?;
@@ -92,32 +101,47 @@ impl Applier {
     }
 }
 
-/// Removes the rows of the chunk's key range that it does not have, a bounded number at a time.
+/// What a key is told by: of PostgreSQL's values the form that they have in both databases, of SQLite's class and bytes.
+/// Keys equal only under a collation count as different: the row is then removed and written as it came.
+fn key_form(def: &TableDef, row: &Row, is_typed: bool) -> Vec<u8> {
+    let mut form = Vec::new();
+    for i in def.key_columns() {
+        match is_typed {
+            true => put_canonical(&mut form, &row[i], ValueClass::of(&def.columns[i].type_name)),
+            false => {
+                form.push(row[i].kind as u8);
+                form.extend_from_slice(&(row[i].text.len() as u64).to_le_bytes());
+                form.extend_from_slice(&row[i].text);
+            }
+        }
+    }
+    form
+}
+
+/// Removes the rows of the key range that the chunk does not have, a bounded number at a time.
 fn remove_missing(
     writer: &mut Writer<'_>,
     chunk: &CopyChunk,
+    range: KeyRange<'_>,
     mine: RowGuard<'_>,
     fail: &dyn Fn(rusqlite::Error) -> ViewError,
     row_fail: &dyn Fn(RowFail) -> ViewError,
 ) -> Result<(), ViewError> {
     let def: &Arc<TableDef> = &chunk.table;
-    // Keys equal only under a collation count as different: the row is then removed and written as it came.
-    let kept: HashSet<Vec<(u8, &[u8])>> = match def.key_columns().as_slice() {
-        [] => HashSet::new(),
-        keys => {
-            chunk.rows.iter().map(|row| keys.iter().map(|&i| (row[i].kind as u8, &*row[i].text)).collect()).collect()
-        }
+    let keyless = def.key_columns().is_empty();
+    let is_typed = chunk.rows.iter().flatten().any(|value| value.kind == Kind::Typed);
+    let kept: HashSet<Vec<u8>> = match keyless {
+        true => HashSet::new(),
+        false => chunk.rows.iter().map(|row| key_form(def, row, is_typed)).collect(),
     };
-    let mut after: Option<Row> = chunk.after.clone();
+    let mut after: Option<Row> = range.after.cloned();
     loop {
-        let range = KeyRange { after: after.as_ref(), upto: chunk.upto.as_ref() };
+        let range = KeyRange { after: after.as_ref(), upto: range.upto };
         let rows =
             read_rows(writer.conn, def, range, limits::COPY_CHUNK_ROWS, limits::COPY_CHUNK_BYTES).map_err(fail)?;
-        let keyless = def.key_columns().is_empty();
         let mut removed = 0;
         for row in &rows.rows {
-            let key = key_of(def, row);
-            let there = !keyless && kept.contains(&key.iter().map(|v| (v.kind as u8, &*v.text)).collect::<Vec<_>>());
+            let there = !keyless && kept.contains(&key_form(def, row, is_typed));
             if !there && !mine(def, row) {
                 removed += writer.delete(row).map_err(row_fail)?;
             }
@@ -132,59 +156,18 @@ fn remove_missing(
 
 /// Creates the table that a copy is about to fill, where nothing of that name is there; says whether it did. Constraints,
 /// defaults, indexes and triggers do not travel, so it has none but its primary key.
-fn create_missing(conn: &Connection, def: &TableDef) -> rusqlite::Result<bool> {
+fn create_missing(conn: &Connection, def: &TableDef, rows: &[Row]) -> rusqlite::Result<bool> {
     let name = def.name.as_str();
     let there = "SELECT count(*) FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
     let there: i64 = conn.prepare_cached(there)?.query_row([name], |row| row.get(0))?;
     if there > 0 || is_internal(name) {
         return Ok(false);
     }
-    let mut parts: Vec<String> = Vec::with_capacity(def.columns.len() + 1);
-    for column in &def.columns {
-        parts.push(format!("{} {}", quote_ident(&column.name), plain_type(&column.type_name)).trim_end().to_owned());
-    }
-    let key: Vec<String> = def.key_columns().into_iter().map(|i| quote_ident(&def.columns[i].name)).collect();
-    if !key.is_empty() {
-        parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
-    }
-    conn.execute_batch(&format!("CREATE TABLE main.{} ({})", quote_ident(name), parts.join(", ")))?;
+    conn.execute_batch(&create_table_for(def, rows))?;
     tracing::warn!(
         table = name,
         "table {name} was not there and has been created for its copy, with its columns and primary key only; constraints, \
          defaults and indexes do not travel: add those that are needed"
     );
     Ok(true)
-}
-
-/// A declared type, if it is words and perhaps a length, as in `double precision` or `numeric(10,2)`; else none. It comes
-/// from a peer and stands in SQL.
-fn plain_type(declared: &str) -> &str {
-    let (words, rest) = declared.split_at(declared.find('(').unwrap_or(declared.len()));
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ' ';
-    let length = rest.is_empty()
-        || rest.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).is_some_and(|inside| {
-            inside.chars().all(|c| c.is_ascii_digit() || c == ',' || c == ' ') && !inside.is_empty()
-        });
-    match words.chars().all(word) && length && !is_keyword(words) {
-        true => declared,
-        false => "",
-    }
-}
-
-/// Words that would be constraints and not part of a type.
-fn is_keyword(words: &str) -> bool {
-    const CONSTRAINTS: [&str; 11] = [
-        "primary",
-        "not",
-        "null",
-        "unique",
-        "check",
-        "default",
-        "collate",
-        "references",
-        "generated",
-        "as",
-        "constraint",
-    ];
-    words.split(' ').any(|word| CONSTRAINTS.contains(&word.to_ascii_lowercase().as_str()))
 }

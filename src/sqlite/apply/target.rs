@@ -98,6 +98,8 @@ pub(crate) struct Target {
     pub written: Vec<usize>,
     /// Indexes into the definition, in key order; empty for a table without a key.
     pub key: Vec<usize>,
+    /// Declared type and collation of the key's columns here, in key order.
+    pub key_order: Vec<(String, String)>,
     /// Per column of the definition.
     pub hints: Vec<Hint>,
     /// Its AUTOINCREMENT sequence must not move.
@@ -135,13 +137,35 @@ impl Target {
         let Some(rowid) = ["rowid", "_rowid_", "oid"].into_iter().find(free) else {
             return Ok(Err("the table has no key, and its columns hide the rowid".to_owned()));
         };
-        let hints = def.columns.iter().map(|column| Hint::of(&column.type_name)).collect();
+        let hint = |column: &Column| match find(&column.name) {
+            Some(here) => Hint::into(&column.type_name, &here.type_name),
+            None => Hint::of(&column.type_name),
+        };
+        let hints = def.columns.iter().map(hint).collect();
         let names = def.columns.iter().map(|column| quote(&column.name)).collect();
         let sequence = has_sequence(conn, name)?;
         let table = format!("main.{}", quote(name.as_str()));
         let statements = HashMap::new();
         let full = Default::default();
-        Ok(Ok(Target { def, written, key, hints, sequence, table, names, collations, rowid, statements, full }))
+        let ordered = key.iter().zip(&collations).map(|(&i, collation)| {
+            let declared = find(&def.columns[i].name).map_or_else(String::new, |column| column.type_name.clone());
+            (declared, collation.trim_start_matches(" COLLATE ").trim_matches('"').to_owned())
+        });
+        let key_order = ordered.collect();
+        Ok(Ok(Target {
+            def,
+            written,
+            key,
+            key_order,
+            hints,
+            sequence,
+            table,
+            names,
+            collations,
+            rowid,
+            statements,
+            full,
+        }))
     }
 
     /// The statement of that shape; `present` has the written columns that have a value (`None`: all).

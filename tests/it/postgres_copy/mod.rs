@@ -1,7 +1,8 @@
 //! Chunks of first copies out of PostgreSQL, and tables made for them.
 
 mod chunks;
-mod types;
+mod copies;
+pub mod types;
 
 use std::sync::LazyLock;
 
@@ -10,8 +11,11 @@ use watershed::postgres::{Endpoint, PgReader};
 use watershed::testing::postgres::Cluster;
 use watershed::view::{Chunk, TableReader};
 
-/// One server for all tests of this folder; each test has a database of its own.
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+/// One server for all tests of this folder; each test has a database of its own. Every receiver leaves an origin.
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
+    let settings = [("fsync", "off"), ("shared_buffers", "32MB"), ("max_connections", "200")];
+    Cluster::with(&[&settings[..], &[("max_replication_slots", "200")]].concat())
+});
 
 struct Database {
     url: String,

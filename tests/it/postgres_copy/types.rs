@@ -4,7 +4,7 @@ use watershed::postgres::create_table_for;
 
 use super::*;
 
-const OWN: &str = r#"
+pub const OWN: &str = r#"
     create extension hstore; create extension citext; create extension ltree;
     create schema "My Types";
     create type mood as enum ('sad', 'it''s "ok"', 'happy, very');
@@ -15,7 +15,7 @@ const OWN: &str = r#"
 "#;
 
 /// Type and values.
-const TYPES: &[(&str, &[&str])] = &[
+pub const TYPES: &[(&str, &[&str])] = &[
     ("smallint", &["-32768", "32767"]),
     ("integer", &["-2147483648", "2147483647"]),
     ("bigint", &["-9223372036854775808", "9223372036854775807"]),
@@ -80,7 +80,7 @@ const TYPES: &[(&str, &[&str])] = &[
     ("pg_lsn", &["16/B374D848"]),
 ];
 
-fn literal(text: &str) -> String {
+pub fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

@@ -3,6 +3,7 @@
 mod command;
 mod mixed;
 mod servers;
+mod types;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
