@@ -133,3 +133,35 @@ async fn a_repair_fires_no_trigger_and_moves_no_sequence() {
     assert_eq!(CLUSTER.sql(&b, "select g from t order by id"), "x!\nit's \\!\n");
     assert_eq!(CLUSTER.sql(&b, "select nextval(pg_get_serial_sequence('t', 'id'))"), "1\n");
 }
+
+/// In a database that a node captures a repair is nobody's new change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_of_a_captured_database_is_not_captured() {
+    let cluster = Cluster::with(&[("fsync", "off"), ("wal_level", "logical")]);
+    let schema = "create table t (id int primary key); insert into t values (1);";
+    let (a, b) = (cluster.database(), cluster.database());
+    cluster.sql(&a, schema);
+    let origin = "watershed_0123456789abcdef";
+    cluster.sql(
+        &b,
+        &format!(
+            "create table t (id int primary key); create publication {origin} for all tables;
+             select pg_replication_origin_create('{origin}')"
+        ),
+    );
+    cluster.sql(&b, &format!("select pg_create_logical_replication_slot('{origin}', 'pgoutput')"));
+    let endpoint = Endpoint::from_url(&b).expect("a URL");
+    let node = endpoint.connect(Duration::from_secs(10)).await.expect("connects");
+    let setup = format!("select pg_replication_origin_session_setup('{origin}')");
+    node.client.batch_execute(&setup).await.expect("the node's session");
+    let (mut one, mut two) = (server(&a).await, server(&b).await);
+    let refused = Compare { a: &mut *one, b: &mut *two }.repair(&name("t")).await.expect_err("a node is there");
+    assert!(refused.why.contains("stop the node"), "{refused}");
+    node.client.batch_execute("select pg_replication_origin_session_reset()").await.expect("the node stops");
+    assert_eq!(repair(&mut one, &mut two, "t").await.written, 1);
+    let messages = format!(
+        "select string_agg(convert_from(substr(data, 1, 1), 'UTF8'), '' order by lsn) from
+         pg_logical_slot_peek_binary_changes('{origin}', null, null, 'proto_version', '1', 'publication_names', '{origin}')"
+    );
+    assert_eq!(cluster.sql(&b, &messages), "BORIC\n", "begin, origin, relation, insert, commit");
+}
