@@ -107,7 +107,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// One of the server's programs (`pgbench`, `pg_dump`, …), run as its user.
+    pub fn command(&self, program: &str) -> Command {
         self.as_owner(Command::new(self.bin.join(program)))
     }
 

@@ -13,6 +13,7 @@ mod locked;
 mod owners;
 mod parents;
 mod parking;
+mod pgbench;
 mod postgres;
 mod restores;
 mod retention;
