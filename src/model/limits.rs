@@ -279,3 +279,7 @@ pub const DIFF_BUCKETS: u32 = 16_384;
 pub const DIFF_OPEN_ROWS_MAX: u64 = 400_000;
 /// Rows that one commit of a repair mends.
 pub const DIFF_MEND_ROWS: usize = 500;
+/// Up to so many bytes of transactions at once are applied to PostgreSQL each in a transaction of its own.
+pub const APPLY_LIVE_BYTES: usize = 256 << 10;
+/// Up to so many rows of a table's net effect are written one by one.
+pub const APPLY_FEW_ROWS: usize = 4;

@@ -26,11 +26,6 @@ impl Array {
         Array::of(Type::TEXT.oid())
     }
 
-    #[allow(dead_code)]
-    pub(super) fn len(&self) -> usize {
-        self.count as usize
-    }
-
     pub(super) fn bytes(&self) -> usize {
         self.bytes.len()
     }

@@ -48,7 +48,7 @@ impl PgApplier {
     /// # Errors
     /// As for every write; [`ViewError::Failed`] for a lane that is not replaying.
     pub async fn join_lane(&mut self, table: &TableName) -> Result<bool, ViewError> {
-        self.link().await?;
+        self.ready().await?;
         let Some(lane) = self.lanes.get(table) else { return Ok(true) };
         if !matches!(lane.state, LaneState::Replaying { .. }) {
             return Err(ViewError::Failed(format!("the lane of {table} is not replaying: {:?}", lane.state)));
@@ -61,9 +61,16 @@ impl PgApplier {
         Ok(true)
     }
 
+    /// Everything given is there, and the session stands.
+    async fn ready(&mut self) -> Result<(), ViewError> {
+        self.link().await?;
+        self.settle().await?;
+        self.link().await.map(drop)
+    }
+
     /// Writes to our own tables in one durable commit, in which the cursor is compared, and set if one is given.
     async fn set(&mut self, to: Option<Cursor>, what: Write<'_>) -> Result<(), ViewError> {
-        self.link().await?;
+        self.ready().await?;
         let (link, held) = (self.link.as_ref().expect("opened above"), self.held);
         let done = async {
             link.begin(held, to, true).await?;
@@ -110,7 +117,7 @@ impl PgApplier {
     }
 
     async fn replay(&mut self, table: &TableName, batch: &Batch) -> Result<(), ViewError> {
-        self.link().await?;
+        self.ready().await?;
         let known = self.lanes.get(table).cloned();
         let Some(lane) = known else { return Err(ViewError::Failed(format!("{table} has no lane"))) };
         let mode = match lane.state {
@@ -215,7 +222,7 @@ impl LaneView for PgApplier {
 
     /// Removing a lane that is behind the main cursor is refused, unless it is being copied (the copy is given up).
     async fn set_lane(&mut self, table: &TableName, lane: Option<Lane>) -> Result<(), ViewError> {
-        self.link().await?;
+        self.ready().await?;
         self.lane_spools.remove(table);
         self.change_lane(table, lane).await
     }
@@ -227,12 +234,12 @@ impl LaneView for PgApplier {
     }
 
     async fn copy_chunk(&mut self, chunk: &CopyChunk, scope: &CopyScope, mine: RowGuard<'_>) -> Result<(), ViewError> {
-        self.link().await?;
+        self.ready().await?;
         self.write_chunk(chunk, scope, mine).await
     }
 
     async fn followed(&mut self, from: LinkId) -> Result<Vec<(TableName, Fingerprint)>, ViewError> {
-        self.link().await?;
+        self.ready().await?;
         let link = self.link.as_ref().expect("opened above");
         let followed = store::followed(link.client(), from).await.map_err(|e| link.sort("reading who follows whom", e));
         followed.map_err(|fail| self.view_fail(fail))
@@ -255,6 +262,7 @@ impl LaneView for PgApplier {
         self.set(cursor, Write::Reset(cursor, &lanes)).await?;
         self.held = cursor;
         self.attempted = None;
+        self.owed = None;
         self.lanes = lanes.into_iter().map(|lane| (lane.table.clone(), lane)).collect::<BTreeMap<_, _>>();
         self.spools = Spools::default();
         self.lane_spools.clear();

@@ -1,5 +1,6 @@
 //! The one session that applies: its settings, its replication origin, and the loops that it runs at the server.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,6 +11,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Statement};
 
 use super::array::{Array, Raw};
+use super::bulk::{Bulk, Unknown};
 use super::ops::{Codes, Ops};
 use super::target::literal;
 use super::{PgApplierOptions, store};
@@ -69,6 +71,7 @@ pub(super) struct Link {
     log: LogId,
     mover: Statement,
     loops: Vec<Loop>,
+    bulks: HashMap<Bulk, Statement>,
     /// Functions made so far: their names are never used again.
     made: u32,
 }
@@ -158,7 +161,14 @@ impl Link {
         client.batch_execute(MOVE).await.map_err(|e| fail("making a temporary function", e))?;
         let mover = client.prepare("SELECT pg_temp.ws_move($1, $2)").await;
         let mover = mover.map_err(|e| fail("preparing", e))?;
-        Ok(Link { session: Arc::new(session), log: options.log, mover, loops: Vec::new(), made: 0 })
+        Ok(Link {
+            session: Arc::new(session),
+            log: options.log,
+            mover,
+            loops: Vec::new(),
+            bulks: HashMap::new(),
+            made: 0,
+        })
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -231,14 +241,30 @@ impl Link {
 
     /// A whole transaction, sent at once: the cursor is compared and set, the calls are carried out, all is committed.
     pub(super) async fn transaction(&self, from: Option<Cursor>, to: Cursor, calls: &[Call]) -> Result<(), Fail> {
+        self.sent(from, to, calls, true).await
+    }
+
+    /// The same without its end.
+    pub(super) async fn begun(&self, from: Option<Cursor>, to: Cursor, calls: &[Call]) -> Result<(), Fail> {
+        self.sent(from, to, calls, false).await
+    }
+
+    async fn sent(&self, from: Option<Cursor>, to: Cursor, calls: &[Call], commits: bool) -> Result<(), Fail> {
         let (from, to) = (store::text(from), Some(to.to_string()));
         let mut sent: Vec<Sent<'_>> = vec![
             Box::pin(async { self.client().batch_execute("BEGIN").await.map(|()| 0) }),
             Box::pin(async { self.client().execute(&self.mover, &[&from, &to]).await }),
         ];
         sent.extend(calls.iter().map(|call| self.call(call)));
-        sent.push(Box::pin(async { self.client().batch_execute("COMMIT").await.map(|()| 0) }));
+        if commits {
+            sent.push(Box::pin(async { self.client().batch_execute("COMMIT").await.map(|()| 0) }));
+        }
         self.answers(sent).await
+    }
+
+    /// Whether a loop for those operations is known at the server.
+    pub(super) fn has_loop(&self, kinds: &[u32]) -> bool {
+        self.loops.iter().any(|known| kinds.iter().all(|kind| known.kinds.binary_search(kind).is_ok()))
     }
 
     /// Calls that are a transaction each, sent at once. Gives how many were committed, in order, and what the next one
@@ -310,9 +336,48 @@ impl Link {
         self.client().prepare(&format!("SELECT pg_temp.ws_loop{made}($1, $2, $3, $4)")).await
     }
 
+    /// The call of a function that writes many rows.
+    pub(super) fn bulk(&self, bulk: &Bulk) -> Option<&Statement> {
+        self.bulks.get(bulk)
+    }
+
+    /// Makes functions that write many rows.
+    pub(super) async fn make_bulks(&mut self, unknown: Vec<Unknown>) -> Result<(), Fail> {
+        for Unknown { bulk, params, count, body } in unknown {
+            self.made += 1;
+            let made = self.made;
+            let sql = format!(
+                "CREATE FUNCTION pg_temp.ws_bulk{made}({params}) RETURNS void LANGUAGE plpgsql AS {}",
+                literal(&body)
+            );
+            let places: Vec<String> = (1..=count).map(|n| format!("${n}")).collect();
+            let call = format!("SELECT pg_temp.ws_bulk{made}({})", places.join(", "));
+            let made = async {
+                self.client().batch_execute(&sql).await?;
+                self.client().prepare(&call).await
+            };
+            let statement = made.await.map_err(|e| self.sort("preparing", e))?;
+            self.bulks.insert(bulk, statement);
+        }
+        Ok(())
+    }
+
+    /// The same session, for a transaction that is carried out beside.
+    pub(super) fn beside(&self) -> Link {
+        Link {
+            session: self.session.clone(),
+            log: self.log,
+            mover: self.mover.clone(),
+            loops: Vec::new(),
+            bulks: HashMap::new(),
+            made: 0,
+        }
+    }
+
     /// Forgets the functions: after a rollback some may be gone, after a change of tables some are wrong.
     pub(super) fn forget_loops(&mut self) {
         self.loops.clear();
+        self.bulks.clear();
     }
 }
 
@@ -359,6 +424,11 @@ fn refusal(endpoint: &Endpoint, doing: &str, error: Error, log: LogId) -> ViewEr
              pg_catalog.pg_replication_origin_session_setup(text) TO {user}; \
              GRANT SELECT ON pg_catalog.pg_replication_origin TO {user}; \
              GRANT CREATE, TEMPORARY ON DATABASE {database} TO {user}",
+            PgError::words(&endpoint.failed(doing, error))
+        )),
+        Some(code) if *code == SqlState::CONFIGURATION_LIMIT_EXCEEDED => ViewError::Failed(format!(
+            "{} / do: raise max_replication_slots, which also bounds replication origins, and restart the server; or drop \
+             origins that nobody needs (SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin)",
             PgError::words(&endpoint.failed(doing, error))
         )),
         _ => view_error(endpoint, doing, error, log),

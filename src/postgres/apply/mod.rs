@@ -4,10 +4,13 @@
 //! can bear at the same time. Commits are asynchronous: what a crash of the server loses is lost with its cursor.
 
 mod array;
+mod bulk;
 mod chunk;
 mod copying;
+mod flight;
 mod lanes;
 mod link;
+mod merge;
 mod ops;
 mod pass;
 mod raw;
@@ -24,6 +27,7 @@ use async_trait::async_trait;
 use super::Endpoint;
 use crate::model::{Batch, Cursor, LogId, Position, TableName};
 use crate::view::{Lane, Spools, View, ViewError};
+use flight::Flight;
 use link::{Fail, Link};
 use registry::Targets;
 
@@ -57,6 +61,10 @@ pub struct PgApplier {
     held: Option<Cursor>,
     /// How far it may have come when the connection broke.
     attempted: Option<Cursor>,
+    /// What is being carried out while the next batch is prepared.
+    flight: Option<Flight>,
+    /// What was given and has not come about: it is done before anything else.
+    owed: Option<Batch>,
     lanes: BTreeMap<TableName, Lane>,
     targets: Targets,
     spools: Spools,
@@ -85,6 +93,8 @@ impl PgApplier {
             link: None,
             held: None,
             attempted: None,
+            flight: None,
+            owed: None,
             lanes: BTreeMap::new(),
             targets: Targets::default(),
             spools: Spools::default(),
@@ -173,11 +183,24 @@ impl PgApplier {
 #[async_trait]
 impl View for PgApplier {
     async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError> {
-        self.link().await?;
+        match &self.flight {
+            Some(flight) if flight.is_finished() => self.settle().await?,
+            Some(_) => {}
+            None => drop(self.link().await?),
+        }
         Ok(self.held)
     }
 
+    /// A batch of many transactions may still be under way on return.
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
         self.apply_main(batch).await
+    }
+
+    async fn flush(&mut self) -> Result<(), ViewError> {
+        self.settle().await
+    }
+
+    async fn caught_up(&mut self) -> Result<(), ViewError> {
+        self.settle().await
     }
 }

@@ -121,7 +121,8 @@ impl Encoder<'_> {
         self.update_by(target, row, moved.1, moved.0)
     }
 
-    fn update_by(&mut self, target: &mut Target, row: &[Cell<'_>], key: &[Cell<'_>], moved: bool) -> Done {
+    /// Updates the row of that key, which is the new row's unless it `moved`.
+    pub(super) fn update_by(&mut self, target: &mut Target, row: &[Cell<'_>], key: &[Cell<'_>], moved: bool) -> Done {
         check(target, row)?;
         check(target, key)?;
         if target.key.is_empty() {

@@ -310,8 +310,21 @@ pub(super) fn parked(trouble: &Trouble) -> Lane {
 }
 
 impl PgApplier {
-    /// [`crate::view::View::apply`]: passes until no further table fails, then commits with the cursor.
+    /// [`crate::view::View::apply`]: many transactions are merged, others done in order.
     pub(super) async fn apply_main(&mut self, batch: &Batch) -> Result<(), ViewError> {
+        if self.flight.is_none() {
+            self.link().await?;
+            self.settle().await?;
+        }
+        if self.spools.is_empty() && self.take_off(batch).await? {
+            return Ok(());
+        }
+        self.settle().await?;
+        self.apply_in_order(batch).await
+    }
+
+    /// Passes until no further table fails, then commits with the cursor.
+    pub(super) async fn apply_in_order(&mut self, batch: &Batch) -> Result<(), ViewError> {
         self.link().await?;
         self.check_log(batch.upto)?;
         if self.held.is_some() && batch.upto.position < self.main_position() {
@@ -418,8 +431,13 @@ impl PgApplier {
     fn is_live(&self, work: &[Work<'_>], batch: &Batch) -> bool {
         // Positions in between are of the same epoch only if both ends are.
         let same = self.held.is_some_and(|held| held.epoch == batch.upto.epoch) || work.len() <= 1;
+        let bytes = |item: &Work<'_>| match item {
+            Work::Whole(logged) => logged.entry.bytes().len(),
+            Work::Spooled(_) => 0,
+        };
         same && !work.is_empty()
             && work.len() <= limits::APPLY_LIVE_ENTRIES
+            && work.iter().map(bytes).sum::<usize>() <= limits::APPLY_LIVE_BYTES
             && work.iter().all(|item| matches!(item, Work::Whole(_)))
     }
 

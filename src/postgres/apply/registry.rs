@@ -1,7 +1,7 @@
 //! The destination tables seen so far, and the statements that write them.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio_postgres::Client;
@@ -16,13 +16,19 @@ pub(super) struct Targets {
     tables: HashMap<Fingerprint, Result<Target, String>>,
     /// Statements for single rows.
     pub codes: Codes,
+    /// Tables in which merged inserts have met rows that were there: their inserts overwrite.
+    upserts: HashSet<Fingerprint>,
 }
 
 impl Targets {
     /// Looks at the destination of a definition, unless it was looked at.
     pub(super) async fn look(&mut self, client: &Client, def: &Arc<TableDef>) -> Result<(), tokio_postgres::Error> {
         if let Entry::Vacant(vacant) = self.tables.entry(def.fingerprint) {
-            vacant.insert(Target::look(client, def).await?);
+            let mut target = Target::look(client, def).await?;
+            if let Ok(target) = &mut target {
+                target.upsert = self.upserts.contains(&def.fingerprint);
+            }
+            vacant.insert(target);
         }
         Ok(())
     }
@@ -35,6 +41,18 @@ impl Targets {
             None => Err("it was not looked at".to_owned()),
         };
         (&mut self.codes, target)
+    }
+
+    /// Whether the destination of a definition was looked at.
+    pub(super) fn knows(&self, fingerprint: Fingerprint) -> bool {
+        self.tables.contains_key(&fingerprint)
+    }
+
+    /// From now on inserts into the table of that name overwrite, also where they are merged.
+    pub(super) fn overwrite(&mut self, table: &str) {
+        let of = |target: &&Target| super::target::split(&target.def.name).1 == table;
+        let found: Vec<_> = self.tables.values().flatten().filter(of).map(|target| target.def.fingerprint).collect();
+        self.upserts.extend(found);
     }
 
     /// Forgets everything: the schema may have changed.

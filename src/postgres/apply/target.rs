@@ -45,9 +45,6 @@ pub(super) struct Field {
     /// What a text is cast to: the type without its length, which assignment minds (a cast would cut).
     pub cast: String,
     pub class: Class,
-    /// Number of the type.
-    #[allow(dead_code)]
-    pub oid: u32,
     /// Not generated here.
     pub written: bool,
     /// Its value can be inserted, not updated.
@@ -79,12 +76,10 @@ pub(super) struct Target {
     pub arbiter: bool,
     pub others: Vec<Unique>,
     /// It has columns of its own, which a row keeps as long as it lives.
-    #[allow(dead_code)]
     pub extra: bool,
     /// `TRUNCATE` is possible: no foreign key refers to it, and we may.
     pub truncate: bool,
     /// Whether merged inserts have met rows that were there.
-    #[allow(dead_code)]
     pub upsert: bool,
     /// Numbers of the statements that write single rows.
     pub codes: HashMap<(Shape, Mode, Vec<bool>), u32>,
@@ -209,7 +204,6 @@ fn columns(def: &TableDef, rows: &[Row]) -> Result<Columns, String> {
             name: quote(row.get(0)),
             cast,
             class,
-            oid,
             written: !row.get::<_, bool>(4),
             always: row.get(5),
             comparable: row.get(7),

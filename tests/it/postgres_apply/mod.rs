@@ -4,6 +4,7 @@ mod apply;
 mod converge;
 
 mod crash;
+mod merge;
 
 mod parking;
 
@@ -18,7 +19,6 @@ use watershed::postgres::{Endpoint, PgApplier, PgApplierOptions};
 use watershed::testing::postgres::Cluster;
 use watershed::view::ViewError;
 
-pub const LOG: LogId = LogId(7 << 64);
 pub const EPOCH: Epoch = Epoch(1);
 pub const PEER: LinkId = LinkId(LogId(9));
 
@@ -28,7 +28,7 @@ static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
         ("wal_level", "logical"),
         ("shared_buffers", "32MB"),
         ("max_connections", "100"),
-        ("max_replication_slots", "100"),
+        ("max_replication_slots", "3000"),
     ])
 });
 

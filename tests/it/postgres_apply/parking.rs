@@ -86,7 +86,9 @@ fn a_missing_row_to_update_parks_unless_the_change_is_whole() {
         let db = if many == 0 { &db } else { &Database::new(SCHEMA) };
         let mut log = db.script();
         log.one(&good, &[update(None, vec![int(1), int(1)])]);
-        (0..many).for_each(|n| drop(log.one(&good, &[insert(vec![int(1000 + n), int(n)])])));
+        for n in 0..many {
+            log.one(&good, &[insert(vec![int(1000 + n), int(n)])]);
+        }
         log.one(
             &good,
             &[
