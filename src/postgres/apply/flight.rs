@@ -54,9 +54,10 @@ impl PgApplier {
         }
         while let Some(batch) = self.owed.take() {
             let done = self.apply_in_order(&batch).await;
-            if done.is_err() {
-                self.owed = Some(batch);
-                return done;
+            if let Err(error) = done {
+                // After a loss it would leave a gap.
+                self.owed = (!matches!(error, ViewError::Lost(_))).then_some(batch);
+                return Err(error);
             }
         }
         Ok(())

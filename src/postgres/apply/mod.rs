@@ -10,6 +10,7 @@ mod copying;
 mod flight;
 mod lanes;
 mod link;
+mod live;
 mod merge;
 mod ops;
 mod pass;
@@ -151,6 +152,10 @@ impl PgApplier {
         }
         if position(found) < position(expected) {
             self.held = found;
+            // What was to come after what is lost comes again.
+            (self.flight, self.owed) = (None, None);
+            self.spools = Spools::default();
+            self.lane_spools.clear();
             return Err(ViewError::Lost(format!(
                 "{}: the server has lost what it had committed, back to position {}; it is read again from there",
                 self.options.endpoint.name(),

@@ -165,6 +165,7 @@ fn values_of_both_engines_arrive_as_what_they_are() {
         log.one(&v, &[insert(sqlite(10 + 2 * merged)), insert(postgres(11 + 2 * merged))]);
     }
     run(view.apply(&log.all())).expect("applies");
+    run(view.flush()).expect("is there");
     assert_eq!(view.lanes(), []);
     let same = "SELECT count(*), count(DISTINCT (i, r, t, b, o, n, c, a)) FROM v";
     assert_eq!(db.rows(same), ["402|2"]);
@@ -181,6 +182,7 @@ fn a_value_that_is_too_long_is_refused_and_not_cut() {
         }
         let mut view = db.applier();
         run(view.apply(&log.all())).expect("parks");
+        run(view.flush()).expect("parks");
         assert_eq!(view.lanes().len(), 1);
         assert!(db.rows("SELECT * FROM short").is_empty());
     }
@@ -217,6 +219,7 @@ fn the_local_sequence_does_not_move() {
     }
     let mut view = db.applier();
     run(view.apply(&log.all())).expect("applies");
+    run(view.flush()).expect("is there");
     assert_eq!(view.lanes(), []);
     assert_eq!(db.rows("SELECT nextval('s_id_seq'), nextval('i_id_seq')"), ["2|2"]);
     assert_eq!(db.rows("SELECT count(*) FROM s UNION ALL SELECT count(*) FROM i"), ["202", "202"]);

@@ -38,7 +38,7 @@ fn a_killed_server_keeps_rows_and_cursor_of_one_position_and_is_gone_on_with() {
             }
             cluster.restart();
         }
-        match run(view.apply(&log.batch(at, upto))).and_then(|()| run(view.cursor())) {
+        match run(view.apply(&log.batch(at, upto))).and_then(|()| run(view.flush())).and_then(|()| run(view.cursor())) {
             Ok(cursor) => at = cursor.map_or(0, |cursor| cursor.position.0),
             // The server has lost commits that were not yet on disk: from the stored cursor again.
             Err(ViewError::Lost(_)) => at = run(view.cursor()).expect("reads").map_or(0, |cursor| cursor.position.0),

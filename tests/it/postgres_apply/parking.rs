@@ -71,6 +71,7 @@ fn among_many_transactions_only_the_failing_table_is_parked_where_it_fails() {
     }
     let mut view = db.applier();
     run(view.apply(&log.all())).expect("applies the rest");
+    run(view.flush()).expect("is there");
     assert_eq!(db.rows("SELECT count(*) FROM good"), ["300"]);
     assert_eq!(db.rows("SELECT count(*) FROM bad"), ["199"]);
     let lane = lane_of(&view, "bad");
@@ -98,6 +99,7 @@ fn a_missing_row_to_update_parks_unless_the_change_is_whole() {
         );
         let mut view = db.applier();
         run(view.apply(&log.all())).expect("parks");
+        run(view.flush()).expect("parks");
         let LaneState::Parked { error, .. } = lane_of(&view, "good").state else { panic!("not parked") };
         assert!(error.contains("the row to update is missing") && error.contains("UPDATE"), "{error}");
         assert_eq!(db.rows("SELECT id FROM good WHERE id < 1000"), ["1"]);
