@@ -20,6 +20,8 @@ mod format {}
 mod http {}
 #[doc = include_str!("../docs/OPERATIONS.md")]
 mod operations {}
+#[doc = include_str!("../docs/POSTGRES.md")]
+mod postgres {}
 #[doc = include_str!("../docs/PROTOCOL.md")]
 mod protocol {}
 #[doc = include_str!("../docs/TYPES.md")]

@@ -283,3 +283,5 @@ pub const DIFF_MEND_ROWS: usize = 500;
 pub const APPLY_LIVE_BYTES: usize = 256 << 10;
 /// Up to so many rows of a table's net effect are written one by one.
 pub const APPLY_FEW_ROWS: usize = 4;
+/// How long a slot is waited for whose last reader has gone a moment ago.
+pub const CAPTURE_SLOT_FREE_MAX: Duration = Duration::from_secs(1);

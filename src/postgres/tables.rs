@@ -1,5 +1,4 @@
 //! The tables of a database, as they travel.
-#![allow(dead_code, unused_imports)] // Some of it is for rooms that are being built.
 
 mod inspect;
 mod read;
@@ -70,8 +69,6 @@ pub(crate) struct Table {
     pub def: Arc<TableDef>,
     /// One for every column of the definition.
     pub columns: Vec<ColumnFacts>,
-    /// Columns that the server computes, unquoted.
-    pub generated: Vec<String>,
     pub identity: Identity,
     pub is_partitioned: bool,
     pub rows_estimate: u64,
@@ -86,8 +83,22 @@ pub(crate) struct Table {
     pub refusal: Option<String>,
     /// What whoever selects it should know.
     pub warnings: Vec<String>,
-    /// Leaves of a partitioned table with what changes when one is attached or detached, rewritten or truncated.
-    pub leaves: Vec<(u32, u32)>,
+    /// Leaves of a partitioned table.
+    pub leaves: Vec<Leaf>,
+}
+
+/// A partition that has rows itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    pub oid: u32,
+    /// Changes when it is truncated or written anew.
+    pub file: u32,
+    /// In SQL.
+    pub name: String,
+    /// Its rows have not been counted since its file was made.
+    pub is_uncounted: bool,
+    /// The transaction that changed its catalog row last.
+    pub xmin: u32,
 }
 
 impl Table {

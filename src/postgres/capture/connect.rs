@@ -1,6 +1,6 @@
 //! Connections are made, and reading begins where it ended.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::continuity::{self, Found, Verdict};
 use super::failure::{self, Failed};
@@ -72,10 +72,16 @@ pub(super) async fn again(
     look: &mut Look,
 ) -> Result<(Place, Link), Failed> {
     let mut met = meet(options, name).await?;
-    let slot = met.side.ask("looking at the slot", async |client| continuity::slot(client, name).await).await?;
-    if let Some(user) = slot.as_ref().and_then(continuity::used_by) {
-        return Err(failure::in_use(name, &format!("{user} reads from it")));
-    }
+    let deadline = Instant::now() + limits::CAPTURE_SLOT_FREE_MAX;
+    let slot = loop {
+        let slot = met.side.ask("looking at the slot", async |client| continuity::slot(client, name).await).await?;
+        match slot.as_ref().and_then(continuity::used_by) {
+            // The server takes a moment to notice that the last reader has gone.
+            Some(_) if Instant::now() < deadline => tokio::time::sleep(limits::CAPTURE_STREAM_WAIT).await,
+            Some(user) => return Err(failure::in_use(name, &format!("{user} reads from it"))),
+            None => break slot,
+        }
+    };
     let found = Found { here: met.here.clone(), database: &met.database, slot, noted: met.noted.clone() };
     match continuity::check(place, &found)? {
         Verdict::From(lsn) if !afresh => {

@@ -171,3 +171,88 @@ pub(super) fn put_rows(out: &mut Vec<u8>, table: usize, op: Op, new: &Row, old: 
         put_row(out, row.len(), row.iter().map(|value| value.kind), texts);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut, Bytes, BytesMut};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Change, Value, encode_changes};
+    use crate::postgres::replication::pgoutput::{Decoder, Message, Old};
+
+    /// An update of relation 1 as the server sends it, taken apart by the decoder.
+    fn update(old: Option<(u8, &[Option<Option<String>>])>, new: &[Option<Option<String>>]) -> (Option<Old>, Tuple) {
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(b'U');
+        bytes.put_u32(1);
+        let rows = old.into_iter().chain([(b'N', new)]);
+        for (kind, row) in rows {
+            bytes.put_u8(kind);
+            bytes.put_u16(row.len() as u16);
+            for value in row {
+                match value {
+                    None => bytes.put_u8(b'u'),
+                    Some(None) => bytes.put_u8(b'n'),
+                    Some(Some(text)) => {
+                        bytes.put_u8(b't');
+                        bytes.put_u32(text.len() as u32);
+                        bytes.put_slice(text.as_bytes());
+                    }
+                }
+            }
+        }
+        match Decoder::new().decode(&Bytes::from(bytes)).expect("a message").message {
+            Message::Update { old, new, .. } => (old, new),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn row() -> impl Strategy<Value = Vec<Option<Option<String>>>> {
+        prop::collection::vec(
+            prop_oneof![Just(None), Just(Some(None)), "[a-c]{0,2}".prop_map(|text| Some(Some(text)))],
+            4,
+        )
+    }
+
+    fn value(told: &Option<Option<String>>) -> Value {
+        match told {
+            None => Value::UNCHANGED,
+            Some(None) => Value::NULL,
+            Some(Some(text)) => Value::new(Kind::Typed, text.clone().into_bytes()),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn changes_are_the_bytes_that_the_model_makes(table in 0..300usize, new in row(), old in row(), kind in 0..3u8, key: [bool; 4]) {
+            let old: Vec<_> = old.into_iter().map(|value| value.or(Some(None))).collect();
+            let told = match kind { 0 => None, 1 => Some((b'K', &old[..])), _ => Some((b'O', &old[..])) };
+            let (was, is) = update(told, &new);
+            let before = match &was {
+                None => Before::Unknown,
+                Some(Old::Key(tuple)) => Before::Key(tuple),
+                Some(Old::Row(tuple)) => Before::Whole(tuple),
+            };
+            let filled: Row = match kind {
+                2 => new.iter().zip(&old).map(|(new, old)| value(if new.is_none() { old } else { new })).collect(),
+                _ => new.iter().map(value).collect(),
+            };
+            let expected_old: Option<Row> = match kind {
+                0 => None,
+                1 => Some(old.iter().zip(key).map(|(old, is_key)| if is_key { value(old) } else { Value::UNCHANGED }).collect()),
+                _ => Some(old.iter().zip(&filled).map(|(old, new)| if value(old) == *new { Value::SAME } else { value(old) }).collect()),
+            };
+            let mut bytes = Vec::new();
+            put_change(&mut bytes, table, Op::Update, Some(&is), before, &key);
+            let change = Change { table, op: Op::Update, row: Some(filled.clone()), old: expected_old.clone() };
+            prop_assert_eq!(&bytes, &encode_changes(std::slice::from_ref(&change)));
+            bytes.clear();
+            put_rows(&mut bytes, table, Op::Update, &filled, expected_old.as_ref());
+            prop_assert_eq!(&bytes, &encode_changes(&[change]));
+            bytes.clear();
+            put_table_change(&mut bytes, table, Op::Truncate);
+            prop_assert_eq!(&bytes, &encode_changes(&[Change { table, op: Op::Truncate, row: None, old: None }]));
+        }
+    }
+}

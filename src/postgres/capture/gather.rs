@@ -47,6 +47,7 @@ pub(super) struct Gather {
     origin: String,
     dir: Arc<Path>,
     open: Work,
+    open_xid: u32,
     is_open: bool,
     streams: HashMap<u32, (Work, HashMap<u32, Known>)>,
     /// The transaction whose part is being sent, and its subtransaction.
@@ -57,6 +58,8 @@ pub(super) struct Gather {
     pub done: Done,
     /// Tables that were announced as replaced.
     pub recreated: Vec<TableName>,
+    /// Tables that were truncated since somebody asked, and by which transaction.
+    pub truncated: Vec<(TableName, u32)>,
     /// Everything that committed before it is in `done`, or was given.
     pub position: Lsn,
 }
@@ -69,6 +72,7 @@ impl Gather {
             origin,
             dir: dir.into(),
             open: Work::default(),
+            open_xid: 0,
             is_open: false,
             streams: HashMap::new(),
             part: None,
@@ -76,6 +80,7 @@ impl Gather {
             types: HashMap::new(),
             done: Done::default(),
             recreated: Vec::new(),
+            truncated: Vec::new(),
             position,
         }
     }
@@ -89,7 +94,8 @@ impl Gather {
             Message::Insert { relation, new } => self.change(relation, Op::Insert, Some(&new), Before::Unknown)?,
             Message::Update { relation, old, new } => return self.update(relation, old, new),
             Message::Delete { relation, old } => self.change(relation, Op::Delete, None, before(&old))?,
-            Message::Begin(Begin { time, .. }) => {
+            Message::Begin(Begin { time, xid, .. }) => {
+                self.open_xid = xid;
                 self.open.restart(time);
                 self.is_open = true;
             }
@@ -201,6 +207,8 @@ impl Gather {
         let work = self.work(Some(relation))?;
         if known.is_wanted && !work.is_ours {
             work.whole(&known.def, op);
+            let xid = self.part.map_or(self.open_xid, |(xid, _)| xid);
+            self.truncated.push((known.def.name.clone(), xid));
         }
         Ok(())
     }

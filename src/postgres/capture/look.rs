@@ -1,18 +1,19 @@
 //! The look at the database every second: tables that came and went, what the slot keeps, tables to be announced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::failure::{self, Failed};
 use super::gather::Need;
 use super::install::{self, Reconciled};
+use super::partitions::{self, Occasion};
 use super::relations::{Known, Versions, define, name_of};
 use super::side::Side;
 use super::{Link, PgCaptureOptions, Tables, continuity};
 use crate::model::{TableDef, TableName, limits};
-use crate::postgres::replication::ReplicationClient;
 use crate::postgres::replication::pgoutput::Relation;
+use crate::postgres::replication::{Lsn, ReplicationClient};
 use crate::postgres::tables::tables;
 
 /// Changes whenever a table, an index, a publication or its members do. Vacuum and analyze update in place.
@@ -22,6 +23,20 @@ const FINGERPRINT: &str = "select concat_ws('/', \
     (select concat(count(*), '.', sum(hashint8(oid::int8 * 4294967296 + xmin::text::int8))) from pg_publication), \
     (select concat(count(*), '.', sum(hashint8(oid::int8 * 4294967296 + xmin::text::int8))) from pg_publication_rel), \
     (select concat(count(*), '.', sum(hashint8(oid::int8 * 4294967296 + xmin::text::int8))) from pg_namespace))";
+
+/// Truncations that are remembered: with older ones a partitioned table is announced once too often.
+const TRUNCATED_MAX: usize = 1_000;
+
+/// After a longer time a partition may have been truncated and counted since.
+const RECENT: Duration = Duration::from_secs(5);
+
+/// Tables whose partitions are to be looked at once the stream has come so far.
+struct Leaves {
+    lsn: Lsn,
+    tables: Tables,
+    /// The look before was a moment ago.
+    is_running: bool,
+}
 
 /// What is known of the database beside the stream.
 #[derive(Default)]
@@ -33,6 +48,9 @@ pub(super) struct Look {
     refused: BTreeSet<TableName>,
     fingerprint: String,
     looked: Option<Instant>,
+    /// Tables whose truncation came last, and the transactions that did it.
+    truncated: VecDeque<(TableName, u32)>,
+    leaves: Option<Leaves>,
     /// Tables to be announced as replaced.
     pub rescans: Vec<TableName>,
     /// Captured tables that are gone.
@@ -55,8 +73,28 @@ impl Look {
         let doing = "publishing its tables";
         let reconciled =
             side.ask(doing, async |client| install::reconcile(client, name, captures, has_begun).await).await?;
+        let captured = reconciled.tables.iter().filter(|table| reconciled.captured.contains(&table.def.name));
+        let captured: Tables = captured.cloned().collect();
+        let is_running = self.looked.is_some_and(|looked| looked.elapsed() < RECENT);
+        match has_begun && captured.iter().any(|table| table.is_partitioned) {
+            // What the stream tells is no surprise; so it has to be read up to here first.
+            true => self.leaves = Some(Leaves { lsn: side.log_end().await?, tables: captured, is_running }),
+            false => self.follow_leaves(side, &captured, has_begun, is_running).await?,
+        }
         self.note(reconciled, found);
         Ok(())
+    }
+
+    async fn follow_leaves(
+        &mut self,
+        side: &mut Side,
+        tables: &Tables,
+        has_begun: bool,
+        is_running: bool,
+    ) -> Result<(), Failed> {
+        let truncated = &self.truncated;
+        let occasion = Occasion { has_begun, is_running, truncated };
+        side.ask("looking at partitions", async |client| partitions::follow(client, tables, occasion).await).await
     }
 
     fn note(&mut self, reconciled: Reconciled, fingerprint: String) {
@@ -91,16 +129,23 @@ impl Look {
             link.side.ask(doing, async |client| install::announce_copied(client, &tables).await).await?;
             self.rescans.clear();
         }
+        self.truncated.extend(link.gather.truncated.drain(..));
+        let surplus = self.truncated.len().saturating_sub(TRUNCATED_MAX);
+        self.truncated.drain(..surplus);
+        let has_come = |leaves: &mut Leaves| link.next.is_none() && link.stream.sent_upto() >= leaves.lsn;
+        if let Some(Leaves { tables, is_running, .. }) = self.leaves.take_if(has_come) {
+            self.follow_leaves(&mut link.side, &tables, true, is_running).await?;
+        }
         if self.looked.is_some_and(|looked| looked.elapsed() < limits::CAPTURE_LOOK_INTERVAL) {
             return Ok(None);
         }
-        self.looked = Some(Instant::now());
         let asked =
             link.side.ask("reading the catalog", async |client| client.query_one(FINGERPRINT, &[]).await?.try_get(0));
         let fingerprint: String = asked.await?;
         if fingerprint != self.fingerprint {
             self.reconcile(options, name, &mut link.side, true).await?;
         }
+        self.looked = Some(Instant::now());
         let Some(max) = options.slot_retain_max.filter(|_| is_stuck) else { return Ok(None) };
         let slot = link.side.ask("looking at the slot", async |client| continuity::slot(client, name).await).await?;
         let retained = slot.map_or(0, |slot| slot.retained);

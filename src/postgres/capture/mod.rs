@@ -17,6 +17,7 @@ mod gather;
 mod install;
 mod look;
 mod overflow;
+mod partitions;
 mod place;
 mod relations;
 mod side;

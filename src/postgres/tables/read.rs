@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_postgres::{Client, Error, GenericClient, IsolationLevel, Row};
 
-use super::{ColumnFacts, Identity, Table};
+use super::{ColumnFacts, Identity, Leaf, Table};
 use crate::model::{Column, TableDef, TableName};
 
 /// What a session sets that reads or writes values as text. Only with this `search_path` does `format_type` give the
@@ -35,7 +35,8 @@ const TABLES_FROM: &str = " from pg_class c join pg_namespace n on n.oid = c.rel
 /// The leaves of partitioned tables, with the root of each.
 const LEAVES: &str = "select pg_partition_root(c.oid)::oid, c.oid, c.relfilenode, \
     c.oid::regclass::text, c.relkind::text, c.relreplident::text, \
-    case when c.reltuples >= 0 then c.reltuples::float8 else pg_relation_size(c.oid) / 100.0::float8 end, ";
+    case when c.reltuples >= 0 then c.reltuples::float8 else pg_relation_size(c.oid) / 100.0::float8 end, \
+    c.reltuples < 0, c.xmin::text::int8, ";
 const LEAVES_FROM: &str = " from pg_class c where c.relispartition and c.relkind in ('r', 'f') order by 1, 2";
 
 const COLUMNS: &str = "select a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnum, a.atttypid, \
@@ -70,10 +71,8 @@ struct Attribute {
     is_generated: bool,
 }
 
-struct Leaf {
-    oid: u32,
-    file: u32,
-    name: String,
+struct FoundLeaf {
+    leaf: Leaf,
     is_foreign: bool,
     identity: Identity,
     key: Vec<String>,
@@ -99,7 +98,7 @@ pub(crate) async fn read_tables(client: &impl GenericClient) -> Result<Tables, E
         attributes.entry(row.try_get(0)?).or_default().push(attribute);
     }
     let rows = client.query(&format!("{TABLES}{KEY}{TABLES_FROM}"), &[]).await?;
-    let mut leaves: HashMap<u32, Vec<Leaf>> = HashMap::new();
+    let mut leaves: HashMap<u32, Vec<FoundLeaf>> = HashMap::new();
     if rows.iter().any(|row| row.get(3)) {
         for row in client.query(&format!("{LEAVES}{KEY}{LEAVES_FROM}"), &[]).await? {
             leaves.entry(row.try_get(0)?).or_default().push(leaf(&row)?);
@@ -143,12 +142,17 @@ fn identity(kind: &str, key: &[String]) -> Identity {
     }
 }
 
-fn leaf(row: &Row) -> Result<Leaf, Error> {
-    let key: Vec<String> = row.try_get::<_, Option<_>>(7)?.unwrap_or_default();
-    Ok(Leaf {
+fn leaf(row: &Row) -> Result<FoundLeaf, Error> {
+    let key: Vec<String> = row.try_get::<_, Option<_>>(9)?.unwrap_or_default();
+    let leaf = Leaf {
         oid: row.try_get(1)?,
         file: row.try_get(2)?,
         name: row.try_get(3)?,
+        is_uncounted: row.try_get(7)?,
+        xmin: row.try_get::<_, i64>(8)? as u32,
+    };
+    Ok(FoundLeaf {
+        leaf,
         is_foreign: row.try_get::<_, &str>(4)? == "f",
         identity: identity(row.try_get(5)?, &key),
         key,
@@ -156,16 +160,14 @@ fn leaf(row: &Row) -> Result<Leaf, Error> {
     })
 }
 
-fn table(row: &Row, name: TableName, attributes: Vec<Attribute>, leaves: Vec<Leaf>) -> Result<Table, Error> {
+fn table(row: &Row, name: TableName, attributes: Vec<Attribute>, leaves: Vec<FoundLeaf>) -> Result<Table, Error> {
     let key: Vec<String> = row.try_get::<_, Option<_>>(11)?.unwrap_or_default();
     let kind: &str = row.try_get(4)?;
     let is_partitioned: bool = row.try_get(3)?;
     let mut columns = Vec::with_capacity(attributes.len());
     let mut facts = Vec::with_capacity(attributes.len());
-    let mut generated = Vec::new();
     for Attribute { mut column, facts: fact, is_generated } in attributes {
         if is_generated {
-            generated.push(column.name.into_string());
             continue;
         }
         column.key = key.iter().position(|key| **key == *column.name).map_or(0, |place| place as u16 + 1);
@@ -177,7 +179,6 @@ fn table(row: &Row, name: TableName, attributes: Vec<Attribute>, leaves: Vec<Lea
         oid: row.try_get(0)?,
         def: Arc::new(TableDef::new(name, columns)),
         columns: facts,
-        generated,
         identity: identity(kind, &key),
         is_partitioned,
         rows_estimate: rows.max(0.0) as u64,
@@ -187,7 +188,7 @@ fn table(row: &Row, name: TableName, attributes: Vec<Attribute>, leaves: Vec<Lea
         hides_rows: row.try_get(9)?,
         refusal: None,
         warnings: Vec::new(),
-        leaves: leaves.iter().map(|leaf| (leaf.oid, leaf.file)).collect(),
+        leaves: leaves.iter().map(|found| found.leaf.clone()).collect(),
     };
     if row.try_get::<_, &str>(5)? == "u" {
         let sql = table.sql();
@@ -205,9 +206,9 @@ fn table(row: &Row, name: TableName, attributes: Vec<Attribute>, leaves: Vec<Lea
 }
 
 /// The server logs the old rows of a leaf by the leaf's own identity.
-fn judge_leaves(table: &mut Table, leaves: &[Leaf], key: &[String]) {
+fn judge_leaves(table: &mut Table, leaves: &[FoundLeaf], key: &[String]) {
     if let Some(foreign) = leaves.iter().find(|leaf| leaf.is_foreign) {
-        let name = &foreign.name;
+        let name = &foreign.leaf.name;
         table.warnings.push(format!("its partition {name} is a foreign table: what changes there is not captured"));
     }
     let all_full = leaves.iter().all(|leaf| leaf.is_foreign || leaf.identity == Identity::Full);
@@ -215,7 +216,7 @@ fn judge_leaves(table: &mut Table, leaves: &[Leaf], key: &[String]) {
         table.identity = Identity::Full;
         return;
     }
-    let fits = |leaf: &&Leaf| match leaf.identity {
+    let fits = |leaf: &&FoundLeaf| match leaf.identity {
         _ if leaf.is_foreign => true,
         // A whole row has the key, too.
         Identity::Full => true,
@@ -223,7 +224,7 @@ fn judge_leaves(table: &mut Table, leaves: &[Leaf], key: &[String]) {
         Identity::None => false,
     };
     if let Some(other) = leaves.iter().find(|leaf| !fits(leaf)) {
-        let (name, sql) = (&other.name, table.sql());
+        let (name, sql) = (&other.leaf.name, table.sql());
         table.identity = Identity::None;
         table.warnings.push(format!(
             "its partition {name} has another replica identity than {sql}: give all partitions the same one"

@@ -141,3 +141,27 @@ fn only_selected_tables_are_published() {
     bed.sql("insert into secret values (3); insert into t values (2)");
     assert_eq!(bed.lines(), ["insert secret (3)"]);
 }
+
+#[test]
+fn what_happens_to_partitions_alone_has_their_root_copied() {
+    let mut bed = Bed::new(
+        "create table p (id int primary key, v text) partition by range (id);
+         create table p1 partition of p for values from (0) to (100);
+         create table p2 partition of p for values from (100) to (200);
+         insert into p values (1, 'a'), (101, 'b')",
+    );
+    bed.sql("truncate p2");
+    assert_eq!(until(&mut bed, "copied p"), ["copied p"]);
+    bed.sql("create table p3 partition of p for values from (200) to (300)");
+    bed.sql("alter table p detach partition p1");
+    assert_eq!(until(&mut bed, "copied p").last().map(String::as_str), Some("copied p"));
+    bed.capture = None;
+    bed.sql("alter table p attach partition p1 for values from (0) to (100)");
+    bed.reopen();
+    assert_eq!(until(&mut bed, "copied p").last().map(String::as_str), Some("copied p"));
+    // What the stream tells needs no copy: a truncation of the whole, and rows written anew as they are.
+    bed.sql("insert into p values (7, 'x')");
+    bed.sql("vacuum full p1");
+    bed.sql("insert into p values (8, 'x'); create table other (id int primary key)");
+    assert_eq!(until(&mut bed, "copied other"), ["insert p (7, x)", "insert p (8, x)", "copied other"]);
+}
