@@ -257,8 +257,7 @@ impl Reading<'_> {
             limit + 1
         );
         if !facts.operators.is_empty() {
-            // Types that an extension brought are compared by its own operators.
-            let path = format!("SET LOCAL search_path = pg_catalog, {}", facts.operators.join(", "));
+            let path = facts.search_path("LOCAL");
             self.client().batch_execute(&path).await.map_err(self.failed("reading"))?;
         }
         self.copy(&facts.def, &select, limit, self.bytes_max, 2 * self.bytes_max).await

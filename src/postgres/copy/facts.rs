@@ -75,6 +75,13 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// The statement after which the operators that order the key are found; `scope` is `LOCAL` or nothing. (Types that
+    /// an extension brought are compared by its own operators.)
+    pub(crate) fn search_path(&self, scope: &str) -> String {
+        let schemas = self.operators.iter().map(|schema| format!(", {schema}")).collect::<String>();
+        format!("SET {scope} search_path = pg_catalog{schemas}")
+    }
+
     pub(crate) fn of(table: &TableName, row: &Row) -> Result<Facts, Error> {
         let names: Vec<String> = row.try_get(4)?;
         let types: Vec<String> = row.try_get(5)?;

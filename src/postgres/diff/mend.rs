@@ -5,7 +5,7 @@ use tokio_postgres::error::SqlState;
 
 use super::same_row;
 use crate::model::{Kind, Row, TableDef, Value, ValueClass, limits};
-use crate::postgres::copy::{qualified, quoted};
+use crate::postgres::copy::{Facts, qualified, quoted};
 use crate::postgres::range::{literal, text_of};
 use crate::postgres::{Endpoint, PgError, Session};
 use crate::view::{DiffError, Mend, Repaired};
@@ -60,21 +60,28 @@ impl Pen {
     }
 
     /// All of it in one commit.
-    pub(super) async fn mend(&self, def: &TableDef, mends: &[Mend]) -> Result<Repaired, DiffError> {
-        match self.write(def, mends, false).await {
+    pub(super) async fn mend(&self, def: &TableDef, facts: &Facts, mends: &[Mend]) -> Result<Repaired, DiffError> {
+        match self.write(def, facts, mends, false).await {
             // Two rows that have changed a unique value between them, or a column that is only inserted: all go first.
             Err(error) if error.db().is_some_and(|db| goes_first(db.code())) => {
-                Ok(self.write(def, mends, true).await?)
+                Ok(self.write(def, facts, mends, true).await?)
             }
             done => Ok(done?),
         }
     }
 
-    async fn write(&self, def: &TableDef, mends: &[Mend], remove_first: bool) -> Result<Repaired, PgError> {
+    async fn write(
+        &self,
+        def: &TableDef,
+        facts: &Facts,
+        mends: &[Mend],
+        remove_first: bool,
+    ) -> Result<Repaired, PgError> {
         let endpoint = self.session.endpoint();
         let doing = || format!("repairing {}", def.name);
-        let statements = statements(def, mends, remove_first).map_err(|why| endpoint.unexpected(doing(), why))?;
-        let sql = format!("BEGIN; {}; COMMIT", statements.join("; "));
+        let statements =
+            statements(def, &facts.from, mends, remove_first).map_err(|why| endpoint.unexpected(doing(), why))?;
+        let sql = format!("BEGIN; {}; {}; COMMIT", facts.search_path("LOCAL"), statements.join("; "));
         if let Err(error) = self.session.client.batch_execute(&sql).await {
             let rolled_back = self.session.client.batch_execute("ROLLBACK").await;
             rolled_back.map_err(|error| endpoint.failed(doing(), error))?;
@@ -89,13 +96,13 @@ fn goes_first(code: &SqlState) -> bool {
     [SqlState::UNIQUE_VIOLATION, SqlState::GENERATED_ALWAYS].contains(code)
 }
 
-fn statements(def: &TableDef, mends: &[Mend], remove_first: bool) -> Result<Vec<String>, String> {
-    let (table, keys) = (qualified(&def.name), def.key_columns());
+fn statements(def: &TableDef, table: &str, mends: &[Mend], remove_first: bool) -> Result<Vec<String>, String> {
+    let keys = def.key_columns();
     let mut removals = Vec::new();
     let mut inserts = Vec::new();
     for mend in mends {
         match mend {
-            Mend::Remove(row) if keys.is_empty() => removals.push(remove_equal(def, row)?),
+            Mend::Remove(row) if keys.is_empty() => removals.push(remove_equal(def, table, row)?),
             Mend::Remove(row) => {
                 removals.push(format!("DELETE FROM {table} WHERE {}", same_row(def, &key(&keys, row))?))
             }
@@ -142,8 +149,7 @@ fn put(def: &TableDef, keys: &[usize], row: &Row) -> Result<String, String> {
 }
 
 /// One row that is equal in all columns, by their texts: not every type can be compared.
-fn remove_equal(def: &TableDef, row: &Row) -> Result<String, String> {
-    let table = qualified(&def.name);
+fn remove_equal(def: &TableDef, table: &str, row: &Row) -> Result<String, String> {
     let each = def.columns.iter().zip(row).map(|(column, value)| {
         let name = quoted(&column.name);
         Ok(match text_of(value)? {

@@ -54,19 +54,20 @@ impl PgSide {
         row.map(|row| Facts::of(table, &row).map_err(&failed)).transpose()
     }
 
-    async fn from(&self, def: &TableDef) -> Result<String, DiffError> {
+    /// Of a table that has been defined.
+    async fn known(&self, def: &TableDef) -> Result<Facts, DiffError> {
         let facts = self.facts(&def.name).await?;
         let gone = || DiffError {
             why: format!("{}: the table {} is gone", self.session.endpoint().name(), def.name),
             is_retryable: false,
         };
-        Ok(facts.ok_or_else(gone)?.from)
+        facts.ok_or_else(gone)
     }
 
-    async fn row(&self, def: &TableDef, key: &Row) -> Result<Option<Row>, DiffError> {
+    async fn row(&self, def: &TableDef, from: &str, key: &Row) -> Result<Option<Row>, DiffError> {
         // A key that is none here is of no row here.
         let Ok(condition) = same_row(def, key) else { return Ok(None) };
-        let sql = format!("{} FROM {} WHERE {condition} LIMIT 1", select(def), super::copy::qualified(&def.name));
+        let sql = format!("{} FROM {from} WHERE {condition} LIMIT 1", select(def));
         let messages = match self.session.client.simple_query(&sql).await {
             Err(error) if error.code().is_some_and(is_no_value) => return Ok(None),
             messages => messages.map_err(self.failed(&format!("looking for a row of {}", def.name)))?,
@@ -137,7 +138,7 @@ impl Compared for PgSide {
         each: &mut (dyn FnMut(Row) + Send),
     ) -> Result<(), DiffError> {
         let failed = self.failed(&format!("reading {}", def.name));
-        let from = self.from(def).await?;
+        let from = self.known(def).await?.from;
         let condition = match buckets {
             None => String::new(),
             Some(buckets) => {
@@ -162,7 +163,7 @@ impl Compared for PgSide {
 
     async fn sums(&mut self, def: &TableDef, buckets: u32) -> Result<Option<Vec<BucketSum>>, DiffError> {
         let failed = self.failed(&format!("summing up {}", def.name));
-        let from = self.from(def).await?;
+        let from = self.known(def).await?.from;
         let row = row_text(def, &(0..def.columns.len()).collect::<Vec<_>>());
         let sql = format!(
             "SELECT b, count(*), sum(hashtextextended(r, 1)), sum(hashtextextended(r, 2)) \
@@ -186,8 +187,14 @@ impl Compared for PgSide {
     }
 
     async fn rows(&mut self, def: &TableDef, keys: &[Row]) -> Result<Vec<Option<Row>>, DiffError> {
+        let facts = self.known(def).await?;
+        let failed = self.failed(&format!("looking for rows of {}", def.name));
+        let client = &self.session.client;
+        client.batch_execute(&facts.search_path("")).await.map_err(&failed)?;
         // All are sent before the first is answered.
-        futures_util::future::try_join_all(keys.iter().map(|key| self.row(def, key))).await
+        let rows = futures_util::future::try_join_all(keys.iter().map(|key| self.row(def, &facts.from, key))).await?;
+        client.batch_execute("SET search_path = pg_catalog").await.map_err(&failed)?;
+        Ok(rows)
     }
 
     async fn mend(&mut self, def: &TableDef, _: &TableDef, mends: &[Mend]) -> Result<Repaired, DiffError> {
@@ -195,7 +202,8 @@ impl Compared for PgSide {
             Some(pen) => pen,
             None => mend::Pen::open(self.session.endpoint()).await?,
         };
-        let mended = pen.mend(def, mends).await;
+        let facts = self.known(def).await?;
+        let mended = pen.mend(def, &facts, mends).await;
         self.writer = Some(pen);
         mended
     }

@@ -165,3 +165,25 @@ async fn a_repair_of_a_captured_database_is_not_captured() {
     );
     assert_eq!(cluster.sql(&b, &messages), "BORIC\n", "begin, origin, relation, insert, commit");
 }
+
+/// Keys of types that an extension brought, and tables that others inherit from.
+#[tokio::test(flavor = "multi_thread")]
+async fn own_types_as_keys_and_children_are_minded() {
+    let schema = "create schema more; create extension ltree schema more; create extension citext;
+        create domain code as citext; create table t (k more.ltree, c code, v int, primary key (k, c));
+        create table parent (id int primary key, v int); create table child () inherits (parent);";
+    let a = database(&format!(
+        "{schema} insert into t values ('a.b', 'X', 1), ('a.c', 'y', 2); insert into parent values (1, 1); insert into child values (2, 2)"
+    ));
+    let b = database(&format!(
+        "{schema} insert into t values ('a.b', 'x', 1), ('a.d', 'y', 2); insert into parent values (2, 9); insert into child values (2, 2), (1, 3)"
+    ));
+    let (mut one, mut two) = (server(&a).await, server(&b).await);
+    assert_eq!(compare(&mut one, &mut two, "t").await.different, 4, "'X' and 'x' are different texts of one key");
+    repair(&mut one, &mut two, "t").await;
+    expect_equal(&compare(&mut one, &mut two, "t").await);
+    assert_eq!(compare(&mut one, &mut two, "parent").await.different, 2);
+    repair(&mut one, &mut two, "parent").await;
+    expect_equal(&compare(&mut one, &mut two, "parent").await);
+    assert_eq!(CLUSTER.sql(&b, "select id, v from child order by id"), "1|3\n2|2\n");
+}
