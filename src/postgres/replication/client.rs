@@ -183,8 +183,9 @@ impl ReplicationClient {
         self.query("a statement", sql).await
     }
 
-    /// Streams the changes of a publication, or of several with commas between their names, from a slot: all transactions that commit behind `from` and behind what was acknowledged
-    /// last. Values are written as DateStyle `ISO`, IntervalStyle `postgres`, in UTC, with all digits and UTF-8.
+    /// Streams the changes of a publication, or of several with commas between their names, from a slot: all transactions that
+    /// commit behind `from` and behind what was acknowledged last. Values are written as DateStyle `ISO`, IntervalStyle
+    /// `postgres`, in UTC, with all digits and UTF-8.
     ///
     /// # Errors
     /// The slot is in use (`55006`), is none or is invalidated, the server refuses otherwise, or the connection is lost. A

@@ -15,7 +15,7 @@ use watershed::testing::postgres::Cluster;
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// What a server needs; large transactions are those of more than 64 kB.
-pub const SETTINGS: [(&str, &str); 7] = [
+pub const SETTINGS: [(&str, &str); 8] = [
     ("wal_level", "logical"),
     ("fsync", "off"),
     ("shared_buffers", "32MB"),
@@ -23,6 +23,7 @@ pub const SETTINGS: [(&str, &str); 7] = [
     ("max_replication_slots", "60"),
     ("logical_decoding_work_mem", "64kB"),
     ("wal_writer_delay", "10ms"),
+    ("max_prepared_transactions", "10"),
 ];
 
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::with(&SETTINGS));
@@ -123,6 +124,12 @@ impl Heard {
                 return data;
             }
         }
+    }
+
+    /// The next message, as a text.
+    pub async fn text(&mut self) -> String {
+        let data = self.data().await;
+        self.names.text(&data)
     }
 
     /// What comes before a mark, as texts.

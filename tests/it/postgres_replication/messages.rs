@@ -1,9 +1,10 @@
 //! Every kind of message, as a server sends it.
 
 use watershed::model::Value;
+use watershed::postgres::replication::Lsn;
 use watershed::postgres::replication::pgoutput::{Message, Old};
 
-use super::bed::{Bed, LIMIT, WHOLE};
+use super::bed::{Bed, Heard, LIMIT, WHOLE};
 
 #[tokio::test]
 async fn every_kind_of_change_is_read_as_it_was_made() {
@@ -208,4 +209,21 @@ async fn the_widest_rows_and_the_longest_values_pass() {
         }
     }
     heard.stream.close(LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn several_publications_are_streamed_as_one() {
+    let bed = Bed::new("create table a (n int primary key); create table b (n int); create table c (n int)").await;
+    bed.sql(
+        "create publication \"only a\" for table a; create publication \"b's\" for table b with (publish = 'insert')",
+    );
+    bed.each(
+        "insert into a values (1); insert into b values (2); insert into c values (3); update a set n = 4; truncate b",
+    );
+    let stream = bed.client().await.start(&bed.slot, Lsn::NONE, "only a,b's", WHOLE).await.unwrap();
+    let mut heard = Heard::over(stream);
+    bed.mark("end");
+    let mut texts = heard.until("end").await;
+    texts.retain(|text| !["begin", "commit"].contains(&text.as_str()) && !text.starts_with("relation"));
+    assert_eq!(texts, ["insert a (1)", "insert b (2)", "update a key (1) (4)"]);
 }

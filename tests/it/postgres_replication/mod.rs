@@ -8,3 +8,4 @@ mod decode;
 mod messages;
 mod parts;
 mod signs_of_life;
+mod transactions;

@@ -1,6 +1,6 @@
 //! Large transactions, in parts before they are committed and whole after.
 
-use super::bed::{Bed, PARTS, WHOLE};
+use super::bed::{Bed, Heard, LIMIT, PARTS, WHOLE, endpoint};
 
 const TABLES: &str = "create table t (id int primary key, v text)";
 /// More than a server keeps in its memory.
@@ -45,15 +45,31 @@ async fn a_large_transaction_comes_in_parts_and_a_small_one_whole() {
     assert_eq!(texts[texts.len() - 5..], ["part ends", "commit x1", "begin", "update t (1|small)", "commit"]);
 }
 
+/// The row's number, and the transaction within which it was written.
+fn numbered(text: &str) -> Option<(&str, i32)> {
+    let (xid, row) = text.split_once(": insert t (")?;
+    Some((xid, row.split('|').next()?.parse().ok()?))
+}
+
+/// Hears until a row from that number on comes: a server that knows already that it is undone would not send it.
+async fn until_row(heard: &mut Heard, number: i32, texts: &mut Vec<String>) {
+    while texts.last().and_then(|text| numbered(text)).is_none_or(|(_, row)| row < number) {
+        texts.push(heard.text().await);
+    }
+}
+
 #[tokio::test]
 async fn an_undone_transaction_is_heard_to_be_undone() {
     let bed = Bed::new(TABLES).await;
     let mut heard = bed.start(PARTS).await;
-    bed.sql(&format!("begin; {LARGE}; rollback"));
+    let session = endpoint(&bed.url).connect(LIMIT).await.unwrap();
+    session.client.batch_execute(&format!("begin; {LARGE}")).await.unwrap();
+    let mut texts = Vec::new();
+    until_row(&mut heard, 1, &mut texts).await;
+    session.client.batch_execute("rollback").await.unwrap();
     bed.mark("end");
-    let texts = heard.until("end").await;
+    texts.extend(heard.until("end").await);
     are_parts(&texts);
-    assert!(count(&texts, "x1: insert t") > 0);
     assert_eq!(texts.last().unwrap(), "abort x1 of x1");
     assert_eq!(count(&texts, "commit"), 0);
 }
@@ -62,26 +78,27 @@ async fn an_undone_transaction_is_heard_to_be_undone() {
 async fn undone_subtransactions_are_named_and_the_rest_is_committed() {
     let bed = Bed::new(TABLES).await;
     let mut heard = bed.start(PARTS).await;
+    let session = endpoint(&bed.url).connect(LIMIT).await.unwrap();
     let rows =
         |from: i32, to: i32| format!("insert into t select n, repeat('v', 40) from generate_series({from}, {to}) n");
-    bed.sql(&format!(
-        "begin; {}; savepoint a; {}; savepoint b; {}; rollback to b; savepoint c; {}; release c; rollback to a; {}; commit",
-        rows(1, 2000),
-        rows(2001, 4000),
-        rows(4001, 6000),
-        rows(6001, 8000),
-        rows(8001, 10_000)
-    ));
+    let mut texts = Vec::new();
+    for (sql, heard_from) in [
+        (
+            format!("begin; {}; savepoint a; {}; savepoint b; {}", rows(1, 2000), rows(2001, 4000), rows(4001, 6000)),
+            4001,
+        ),
+        (format!("rollback to b; savepoint c; {}; release c", rows(6001, 8000)), 6001),
+        (format!("rollback to a; {}; commit", rows(8001, 10_000)), 8001),
+    ] {
+        session.client.batch_execute(&sql).await.unwrap();
+        until_row(&mut heard, heard_from, &mut texts).await;
+    }
     bed.mark("end");
-    let texts = heard.until("end").await;
+    texts.extend(heard.until("end").await);
     are_parts(&texts);
     let undone: Vec<&str> = texts.iter().filter_map(|text| text.strip_prefix("abort ")?.split(' ').next()).collect();
-    let kept: Vec<i32> = texts
-        .iter()
-        .filter_map(|text| text.split_once(": insert t ("))
-        .filter(|(xid, _)| !undone.contains(xid))
-        .map(|(_, row)| row.split('|').next().unwrap().parse().unwrap())
-        .collect();
+    let kept = texts.iter().filter_map(|text| numbered(text)).filter(|(xid, _)| !undone.contains(xid));
+    let kept: Vec<i32> = kept.map(|(_, row)| row).collect();
     let expected: Vec<i32> = (1..=2000).chain(8001..=10_000).collect();
     assert_eq!(kept, expected);
     assert!(undone.len() >= 2, "{undone:?}");
