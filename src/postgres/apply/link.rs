@@ -383,12 +383,12 @@ impl Link {
 
 /// What an applying session is set to.
 fn settings(fire_triggers: bool) -> String {
-    let role = if fire_triggers { "origin" } else { "replica" };
+    let role = if fire_triggers { "" } else { "SET session_replication_role = replica;" };
     // Triggers and functions of the user's see the path that the user has set for them.
     let path = if fire_triggers { "" } else { "SET search_path = pg_catalog;" };
     let patience = limits::DATABASE_BUSY_TIMEOUT.as_millis();
     format!(
-        "SET session_replication_role = {role}; {path}
+        "{role} {path}
          SET datestyle = ISO; SET intervalstyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex;
          SET timezone = 'UTC'; SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; SET xmloption = content;
          SET lock_timeout = {patience}; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;

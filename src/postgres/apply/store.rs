@@ -19,18 +19,16 @@ CREATE TABLE IF NOT EXISTS watershed.lane (
   received bigint, settled bigint, position bigint, error text, since bigint);
 CREATE TABLE IF NOT EXISTS watershed.follows (
   peer text NOT NULL, table_name text NOT NULL, under text NOT NULL, PRIMARY KEY (peer, table_name));
-CREATE TABLE IF NOT EXISTS watershed.index_later (
-  table_name text NOT NULL, index_name text NOT NULL, definition text NOT NULL, PRIMARY KEY (table_name, index_name));
 ";
 
 const THERE: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = 'watershed' AND c.relname IN ('cursor', 'lane', 'follows', 'index_later')";
+WHERE n.nspname = 'watershed' AND c.relname IN ('cursor', 'lane', 'follows')";
 
 /// Creates what is missing; an up-to-date database is not written.
 pub(super) async fn install(client: &Client) -> Result<(), Error> {
     let there: i64 = client.query_one(THERE, &[]).await?.get(0);
-    if there < 4 {
+    if there < 3 {
         // Capture makes the schema too, perhaps at the same moment: then it is there at the second attempt.
         if let Err(error) = client.batch_execute(TABLES).await {
             let raced = error.code().is_some_and(|code| matches!(code.code(), "23505" | "42P06" | "42P07"));
