@@ -8,6 +8,14 @@ use crate::model::{LogId, TableName, limits};
 use crate::postgres::PgError;
 use crate::postgres::replication::ReplicationError;
 
+/// What to do about what may pass.
+const REACH: &str =
+    "see that the server runs and can be reached, and that user and password are right; it is tried again";
+/// What to do about what stays.
+const LACKS: &str =
+    "see the server's words and its log; `watershed check` names what the user lacks; then start the node again";
+const BROKE: &str = "the stream of changes broke, or cannot be begun";
+
 /// A failure under way.
 pub(super) type Failed = CaptureFailure;
 
@@ -62,12 +70,11 @@ pub(super) fn too_large(table: &TableName, bytes: usize) -> Failed {
 
 /// The database was asked and did not answer as it should.
 pub(super) fn asked(error: &PgError) -> Failed {
-    let words = error.words();
-    let kind = match is_passing(error) {
-        true => CaptureTrouble::Retry,
-        false => CaptureTrouble::Failed,
-    };
-    failed(kind, format!("error[WS-PGCAPTURE-023]: the database cannot be asked: {words}"))
+    let (code, what) = ("WS-PGCAPTURE-023", "the database cannot be asked");
+    match is_passing(error) {
+        true => again(code, what, error.words(), REACH),
+        false => broken(code, what, error.words(), LACKS),
+    }
 }
 
 /// A password may be wrong for as long as it is being changed, so that whoever mends it need not start the node again.
@@ -99,8 +106,8 @@ pub(super) fn streamed(error: &ReplicationError) -> Failed {
              changes are to be sent",
             "begin afresh: stop the node, run `watershed source drop database --yes`, and start it again",
         ),
-        _ if passing => failed(CaptureTrouble::Retry, format!("error[WS-PGCAPTURE-026]: {error}")),
-        _ => failed(CaptureTrouble::Failed, format!("error[WS-PGCAPTURE-026]: {error}")),
+        _ if passing => again("WS-PGCAPTURE-026", BROKE, error, REACH),
+        _ => broken("WS-PGCAPTURE-026", BROKE, error, LACKS),
     }
 }
 

@@ -193,3 +193,14 @@ fn everything_of_ours_is_taken_away_again() {
     bed.cursor = None;
     bed.open().expect("it can be captured again");
 }
+
+#[test]
+fn changes_made_while_the_publication_was_gone_are_not_passed_over() {
+    let mut bed = bed();
+    ends(&mut bed);
+    bed.sql(&format!("drop publication {}", bed.name()));
+    bed.sql("insert into t values (2)");
+    bed.reopen();
+    let error = bed.failure();
+    has(&error, CaptureTrouble::Failed, "025", &["publication", "watershed source drop database --yes"]);
+}

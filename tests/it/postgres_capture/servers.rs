@@ -65,7 +65,7 @@ fn a_password_that_changed_while_the_server_was_down_is_waited_for() {
     let error = loop {
         assert!(Instant::now() < deadline, "it is not refused");
         match bed.capture().poll() {
-            Err(error) if error.what.contains("password") => break error,
+            Err(error) if error.what.contains("password authentication failed") => break error,
             Ok(Polled::Captured(captured)) => bed.log(captured, &mut Vec::new()),
             Ok(_) => bed.capture().wait(false),
             Err(error) => assert_eq!(error.kind, CaptureTrouble::Retry, "{error}"),
@@ -73,6 +73,7 @@ fn a_password_that_changed_while_the_server_was_down_is_waited_for() {
     };
     println!("{error}");
     assert_eq!(error.kind, CaptureTrouble::Retry, "{error}");
+    assert!(error.what.contains(" / why: ") && error.what.contains(" / do: "), "{error}");
     cluster.sql("postgres", "alter role app password 'one'");
     cluster.sql(&url, "insert into t values (1)");
     let logged = bed.wait_for(1);
