@@ -1,4 +1,4 @@
-//! `pgbench` at a leaf, through a node that is only a log, to a server at the root and to a file below the root.
+//! `pgbench` at a leaf, through a node with a database of its own, to a server at the root and to a file below the root.
 //!
 //! Scale 1 and six seconds; `WATERSHED_PGBENCH_SCALE` and `WATERSHED_PGBENCH_SECONDS` have it run larger and longer.
 
@@ -33,16 +33,17 @@ fn tree() -> Tree {
     let (above, below) = (Cluster::with(&settings), Cluster::with(&settings));
     let ground = Ground::new();
     let mut root = ground.server_site("root", &above, "");
-    let mut middle = ground.log_site("middle");
+    let mut middle = ground.server_site("middle", &above, "");
     let mut leaf = ground.server_site("leaf", &below, "");
     let mut file = ground.site("file", "pragma journal_mode = wal");
     let scale = number("WATERSHED_PGBENCH_SCALE", 1).to_string();
     let made = below.command("pgbench").args(["-q", "-i", "-s", &scale, &leaf.url()]).output().expect("pgbench");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    root.configure(None, &format!("[send.children]\ntables = [{TABLES}]\n"));
-    middle.configure(Some(root.port), &format!("[send.parent]\ntables = [{TABLES}]\n"));
-    leaf.configure(Some(middle.port), &format!("[send.parent]\ntables = [{TABLES}]\n"));
-    file.configure(Some(root.port), "");
+    let owned: String = TABLES.split(", ").map(|table| format!("[table.{table}]\nowner = \"leaf\"\n")).collect();
+    root.configure(None, &format!("[send.children]\ntables = [{TABLES}]\n{owned}"));
+    middle.configure(Some(root.port), &format!("[send.parent]\ntables = [{TABLES}]\n{owned}"));
+    leaf.configure(Some(middle.port), &format!("[send.parent]\ntables = [{TABLES}]\n{owned}"));
+    file.configure(Some(root.port), &owned);
     Tree { above, below, root, middle, leaf, file, _ground: ground }
 }
 
@@ -78,7 +79,6 @@ impl Tree {
                 let tables = TABLES.replace(['"', ' '], "");
                 let output = watershed(&["diff", &self.leaf.url(), &site.url(), "--tables", &tables], None);
                 said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-                eprintln!("{said}");
                 output.status.code() == Some(0)
             });
         }
