@@ -32,6 +32,10 @@ impl Applying {
     pub(super) async fn replay(&mut self, log: &dyn Log, readers: &mut LaneReaders) -> Result<bool, FollowError> {
         let lanes = self.view.lanes();
         readers.0.retain(|(table, _)| lanes.iter().any(|lane| lane.table == *table));
+        if lanes.iter().any(|lane| matches!(lane.state, LaneState::Replaying { .. })) {
+            // A lane joins the main cursor as it will be when everything given is there.
+            self.view.flush().await?;
+        }
         let mut moved = false;
         for lane in lanes {
             let LaneState::Replaying { settled } = &lane.state else {

@@ -1,6 +1,5 @@
 //! The destination tables seen so far, and the statements that write them.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -21,14 +20,14 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    /// Looks at the destination of a definition, unless it was looked at.
+    /// Looks at the destination of a definition, unless it was found before: one that was not there may be by now.
     pub(super) async fn look(&mut self, client: &Client, def: &Arc<TableDef>) -> Result<(), tokio_postgres::Error> {
-        if let Entry::Vacant(vacant) = self.tables.entry(def.fingerprint) {
+        if !matches!(self.tables.get(&def.fingerprint), Some(Ok(_))) {
             let mut target = Target::look(client, def).await?;
             if let Ok(target) = &mut target {
                 target.upsert = self.upserts.contains(&def.fingerprint);
             }
-            vacant.insert(target);
+            self.tables.insert(def.fingerprint, target);
         }
         Ok(())
     }
