@@ -23,6 +23,8 @@ pub struct Captured {
     pub recreated: Vec<TableName>,
     /// Captured tables that are gone, or cannot be captured any more.
     pub dropped: Vec<TableName>,
+    /// With it, everything that was committed before the call has been given.
+    pub current: bool,
 }
 
 /// What a look at the database brought.

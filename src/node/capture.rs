@@ -57,15 +57,14 @@ impl Capturing {
             match self.capture.poll() {
                 Ok(Polled::Captured(captured)) => {
                     moved = Instant::now();
+                    let current = captured.current;
                     match self.log(captured) {
-                        Ok(()) => self.completed(&mut reported),
+                        Ok(()) => self.going_on(&mut reported, current),
                         Err(why) => self.waiting(why, &mut reported),
                     }
                 }
                 Ok(polled) => {
-                    if matches!(polled, Polled::Current) {
-                        self.completed(&mut reported);
-                    }
+                    self.going_on(&mut reported, matches!(polled, Polled::Current));
                     self.capture.wait(moved.elapsed() > limits::CAPTURE_QUIET_AFTER);
                 }
                 Err(error) if matches!(error.kind, CaptureTrouble::Locked | CaptureTrouble::Retry) => {
@@ -105,19 +104,20 @@ impl Capturing {
         std::thread::sleep(RETRY_DELAY);
     }
 
-    fn completed(&self, reported: &mut Option<Instant>) {
+    /// `current`: everything that was committed before the poll is logged.
+    fn going_on(&self, reported: &mut Option<Instant>, current: bool) {
         if reported.take().is_some() {
             tracing::info!("capture goes on");
         }
         self.shared.capture.send_modify(|state| {
-            state.polls += 1;
+            state.polls += u64::from(current);
             state.error = None;
         });
     }
 
     /// Appends; what cannot be appended now stays in the database, and comes again.
     fn log(&mut self, captured: Captured) -> Result<(), String> {
-        let Captured { drafts, tables, upto, changes, recreated, dropped } = captured;
+        let Captured { drafts, tables, upto, changes, recreated, dropped, current: _ } = captured;
         for table in recreated.iter().chain(&dropped) {
             tracing::warn!(%table, "table {table} was created, rebuilt or dropped; who follows it copies it afresh");
         }

@@ -367,7 +367,8 @@ fn waits(shared: &Shared, table: &TableName, why: String) {
 /// A chunk could not be written: the table is parked, with the copy as far as it has come.
 async fn failed(shared: &Shared, table: &TableName, after: &Option<Row>, error: &ViewError) {
     let Some(database) = &shared.database else { return };
-    let Some(lane) = database.lane(table).filter(|_| !error.is_retryable()) else {
+    let Some(lane) = database.lane(table).filter(|_| !error.is_retryable() && !matches!(error, ViewError::Lost(_)))
+    else {
         return waits(shared, table, error.to_string());
     };
     // The peer has announced the table anew meanwhile: the copy begins again, and this chunk is of the one before.

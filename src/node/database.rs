@@ -139,6 +139,8 @@ pub struct Applying {
     pub replaced: Replaced,
     /// How often peers have announced tables.
     pub announcements: HashMap<(LinkId, TableName), u64>,
+    /// The database has lost what it had: reading goes on where it stands.
+    pub lost: bool,
     /// Tables that follow a peer, as last seen.
     pub follows: BTreeMap<LinkId, Vec<(TableName, Fingerprint)>>,
 }
@@ -178,6 +180,9 @@ impl Applying {
             }
             while let Ok(command) = self.commands.try_recv() {
                 self.command(command).await?;
+            }
+            if std::mem::take(&mut self.lost) {
+                follower = None;
             }
             tail.mark_unchanged();
             let wait = match self.go_on(&*log, &mut follower, &mut lanes, &mut busy_since).await {
@@ -264,7 +269,9 @@ impl Applying {
 
     /// Notes which tables follow that peer; gives them with their fingerprints.
     pub(super) async fn look_at_followed(&mut self, link: LinkId) -> Result<Vec<(TableName, Fingerprint)>, ViewError> {
-        let followed = self.view.followed(link).await?;
+        let followed = self.view.followed(link).await;
+        self.lost |= matches!(followed, Err(ViewError::Lost(_)));
+        let followed = followed?;
         self.follows.insert(link, followed.clone());
         Ok(followed)
     }
@@ -273,7 +280,11 @@ impl Applying {
     pub(super) async fn publish(&mut self) -> Result<(), FollowError> {
         let applied = self.view.cursor().await;
         let applied = match applied {
-            Err(error) if error.is_retryable() || matches!(error, ViewError::Lost(_)) => return Ok(()),
+            Err(ViewError::Lost(_)) => {
+                self.lost = true;
+                return Ok(());
+            }
+            Err(error) if error.is_retryable() => return Ok(()),
             other => other?,
         };
         let lanes = self.view.lanes();
@@ -306,28 +317,53 @@ impl Applying {
     /// Whoever asked is answered once the new state is shown, so that it acts on no older one.
     async fn command(&mut self, command: Command) -> Result<(), FollowError> {
         let answer = match command {
-            Command::SetLane(table, lane, reply) => later(reply, self.view.set_lane(&table, lane).await),
-            Command::BeginCopy(table, from, reply) => later(reply, self.begin_copy(table, from).await),
-            Command::CopyChunk(chunk, scope, guard, reply) => {
-                later(reply, self.view.copy_chunk(&chunk, &scope, &*guard).await)
+            Command::SetLane(table, lane, reply) => {
+                let done = self.view.set_lane(&table, lane).await;
+                self.later(reply, done)
             }
-            Command::Followed(link, reply) => later(reply, self.look_at_followed(link).await),
+            Command::BeginCopy(table, from, reply) => {
+                let done = self.begin_copy(table, from).await;
+                self.later(reply, done)
+            }
+            Command::CopyChunk(chunk, scope, guard, reply) => {
+                let done = self.view.copy_chunk(&chunk, &scope, &*guard).await;
+                self.later(reply, done)
+            }
+            Command::Followed(link, reply) => {
+                let done = self.look_at_followed(link).await;
+                self.later(reply, done)
+            }
             Command::SetFollowed(link, table, under, reply) => {
                 let set = self.view.set_followed(link, &table, under).await;
                 // What follows is shown only; the answer is whether it was set.
                 let _ = self.look_at_followed(link).await;
-                later(reply, set)
+                self.later(reply, set)
             }
             Command::Announcements(link, table, reply) => {
-                later(reply, Ok(self.announcements.get(&(link, table)).copied().unwrap_or_default()))
+                self.later(reply, Ok(self.announcements.get(&(link, table)).copied().unwrap_or_default()))
             }
-            Command::FinishCopy(finished, reply) => later(reply, self.finish_copy(*finished).await),
-            Command::Announced(link, table, reply) => later(reply, self.announced(link, &table).await),
-            Command::Skip(table, reply) => later(reply, self.skip(&table).await),
+            Command::FinishCopy(finished, reply) => {
+                let done = self.finish_copy(*finished).await;
+                self.later(reply, done)
+            }
+            Command::Announced(link, table, reply) => {
+                let done = self.announced(link, &table).await;
+                self.later(reply, done)
+            }
+            Command::Skip(table, reply) => {
+                let done = self.skip(&table).await;
+                self.later(reply, done)
+            }
         };
         self.publish().await?;
         answer();
         Ok(())
+    }
+
+    /// An answer that is given later. Who does not wait for it any more is not told.
+    fn later<T: Send + 'static>(&mut self, reply: Reply<T>, result: Result<T, ViewError>) -> Box<dyn FnOnce() + Send> {
+        self.lost |= matches!(result, Err(ViewError::Lost(_)));
+        Box::new(move || drop(reply.send(result)))
     }
 
     async fn announced(&mut self, link: LinkId, table: &TableName) -> Result<(), ViewError> {
@@ -395,11 +431,6 @@ impl Applying {
         }
         self.view.set_lane(table, Some(Lane { after: position, ..resumed })).await
     }
-}
-
-/// An answer that is given later. Who does not wait for it any more is not told.
-fn later<T: Send + 'static>(reply: Reply<T>, result: Result<T, ViewError>) -> Box<dyn FnOnce() + Send> {
-    Box::new(move || drop(reply.send(result)))
 }
 
 /// The database belongs to another log.

@@ -132,6 +132,7 @@ impl Node {
             commands,
             replaced: Default::default(),
             announcements: HashMap::new(),
+            lost: false,
             follows: Default::default(),
         };
         shared.tasks.spawn(applying.run());

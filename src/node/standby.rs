@@ -70,6 +70,7 @@ impl Standby {
             commands,
             replaced,
             announcements: HashMap::new(),
+            lost: false,
             follows: BTreeMap::new(),
         };
         shared.tasks.spawn(applying.run());

@@ -38,6 +38,7 @@ impl log::Capture for Capture {
             changes: captured.changes,
             recreated: captured.recreated,
             dropped: captured.dropped,
+            current: true,
         }))
     }
 

@@ -223,12 +223,20 @@ impl PgCapture {
         let recreated = std::mem::take(&mut gather.recreated);
         let (drafts, tables, changes) = gather.done.give();
         let dropped = std::mem::take(&mut self.look.dropped);
-        Some(Captured { drafts, tables, upto: (&self.place).into(), changes, recreated, dropped })
+        Some(Captured { drafts, tables, upto: (&self.place).into(), changes, recreated, dropped, current: false })
     }
 
     fn empty(&self) -> Captured {
         let upto = (&self.place).into();
-        Captured { drafts: vec![], tables: vec![], upto, changes: 0, recreated: vec![], dropped: vec![] }
+        Captured {
+            drafts: vec![],
+            tables: vec![],
+            upto,
+            changes: 0,
+            recreated: vec![],
+            dropped: vec![],
+            current: false,
+        }
     }
 
     /// Nothing was at hand: asks, not too often, whether there is more.
