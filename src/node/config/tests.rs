@@ -90,7 +90,7 @@ fn what_is_not_available_is_named_with_its_line() {
     let error = config.ready().unwrap_err();
     let text = error.to_string();
     assert!(error.mistakes().iter().all(|m| m.code == "WS-CFG-009" && m.span.is_some()), "{text}");
-    for path in ["node.tls", "parent.url", "database.url", "copy.standby", "lane.bulk", "view.order_totals"] {
+    for path in ["node.tls", "parent.url", "lane.bulk", "view.order_totals"] {
         assert!(text.contains(&format!("`{path}` asks for it")), "{path} in {text}");
     }
 }
