@@ -181,7 +181,7 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(&self.bytes[range]).map_err(|_| "a text is not UTF-8")
     }
 
-    fn skip(&mut self, field: u32, wire: WireType) -> Result<(), &'static str> {
+    fn pass_over(&mut self, field: u32, wire: WireType) -> Result<(), &'static str> {
         let mut rest = &self.bytes[self.at..];
         let skipped = encoding::skip_field(wire, field, &mut rest, DecodeContext::default());
         self.at = self.bytes.len() - rest.len();
@@ -258,7 +258,7 @@ fn visit_entry(bytes: &[u8], visit: &mut impl Visit) -> Result<Range<u32>, &'sta
                 visit.number(field, fields.fixed()?);
             }
             (tag::CHANGES, WireType::LengthDelimited) => changes = fields.range()?,
-            _ => fields.skip(field, wire)?,
+            _ => fields.pass_over(field, wire)?,
         }
     }
     let place = |at: usize| u32::try_from(at).map_err(|_| "it has more than 4 GiB");

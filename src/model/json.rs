@@ -285,7 +285,9 @@ impl<'a> Number<'a> {
             .count();
         // The exponent of the first digit: 123 is 1.23e2.
         let first = self.whole.len() as i64 - 1 - leading as i64 + self.exponent;
-        (all().skip(leading).take(count - leading - trailing), first)
+        let mut digits = all();
+        digits.by_ref().take(leading).for_each(drop);
+        (digits.take(count - leading - trailing), first)
     }
 
     /// Digits after the point that are shown: 1.10 has two, 1.10e1 has one, 1e2 has none.

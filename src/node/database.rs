@@ -351,7 +351,7 @@ impl Applying {
                 self.later(reply, done)
             }
             Command::Skip(table, reply) => {
-                let done = self.skip(&table).await;
+                let done = self.pass_over(&table).await;
                 self.later(reply, done)
             }
         };
@@ -418,7 +418,7 @@ impl Applying {
         self.view.set_lane(&table, Some(lane)).await
     }
 
-    async fn skip(&mut self, table: &TableName) -> Result<(), ViewError> {
+    async fn pass_over(&mut self, table: &TableName) -> Result<(), ViewError> {
         let lane = self.view.lanes().into_iter().find(|lane| lane.table == *table);
         let Some(lane) = lane else { return Err(ViewError::Failed(format!("table {table} is not parked"))) };
         let LaneState::Parked { position, .. } = lane.state else {

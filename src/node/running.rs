@@ -314,7 +314,11 @@ fn refresh_tables(shared: &Arc<Shared>, store: &Store, runtime: &Handle) {
     let tables = loop {
         match runtime.block_on(selected_tables(&shared.policy, store)) {
             // It would not be looked at again before tables change again.
-            Err(error) if error.locked && !shared.stop.is_cancelled() => tracing::warn!("{error}; it is tried again"),
+            Err(error) if error.locked && !shared.stop.is_cancelled() => {
+                tracing::warn!("{error}; it is tried again");
+                // A server that refuses does so at once.
+                std::thread::sleep(limits::DATABASE_WAIT);
+            }
             tables => break tables,
         }
     };

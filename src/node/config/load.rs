@@ -311,7 +311,8 @@ impl<'i> Reader<'i, '_> {
     fn value_mistake(&self, section: &str, error: &toml::de::Error) -> Mistake {
         let message = error.message().trim();
         let span = error.span().filter(|span| *span != (0..0));
-        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+        let quoted: Vec<&str> =
+            message.split('`').enumerate().filter(|(at, _)| at % 2 == 1).map(|(_, name)| name).collect();
         let found = span.as_ref().and_then(|span| self.places.path(span));
         if let (true, Some(key)) = (message.starts_with("missing field"), quoted.first()) {
             let place = found.unwrap_or_else(|| section.into());

@@ -118,7 +118,7 @@ impl<'a> Parser<'a> {
         let (first, _) = self.tokens.peek()?;
         if matches!(first, Token::Punct(Punct::Brace | Punct::Bracket)) {
             let whole = self.value()?;
-            self.tokens.skip(Punct::Semicolon)?;
+            self.tokens.take_if(Punct::Semicolon)?;
             return match self.tokens.next()? {
                 (Token::End, _) => Ok(whole),
                 (token, span) => Err(unexpected("the end of the file", &token, span)),
@@ -274,7 +274,7 @@ impl<'a> Parser<'a> {
 
     fn items(&mut self) -> Result<Vec<Literal>, Fault> {
         let mut items = Vec::new();
-        while !self.tokens.skip(Punct::BracketEnd)? {
+        while !self.tokens.take_if(Punct::BracketEnd)? {
             items.push(self.value()?);
             self.separator(Punct::BracketEnd, "`,` or `]`")?;
         }
@@ -283,7 +283,7 @@ impl<'a> Parser<'a> {
 
     fn members(&mut self) -> Result<Vec<Member>, Fault> {
         let mut members = Vec::new();
-        while !self.tokens.skip(Punct::BraceEnd)? {
+        while !self.tokens.take_if(Punct::BraceEnd)? {
             let (token, span) = self.tokens.next()?;
             let name = match token {
                 Token::Text(text) => text,

@@ -131,7 +131,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Takes the next token if it is that one.
-    pub(super) fn skip(&mut self, punct: Punct) -> Result<bool, Fault> {
+    pub(super) fn take_if(&mut self, punct: Punct) -> Result<bool, Fault> {
         let found = self.peek()?.0 == Token::Punct(punct);
         if found {
             self.next()?;
