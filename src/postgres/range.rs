@@ -6,6 +6,8 @@
 //! are ordered alike everywhere; of texts nobody knows (collations differ between servers, and SQLite has its own). Where
 //! [`same_order`] is false, the first chunk removes everything that is the sender's, and the later ones remove nothing.
 
+use std::borrow::Cow;
+
 use std::fmt::Write as _;
 
 use crate::model::{Kind, Row, TableDef, Value};
@@ -101,14 +103,30 @@ pub(crate) fn text_of(value: &Value) -> Result<Option<String>, String> {
     }
 }
 
+/// A type of PostgreSQL's own without its length: a cast to one with a length cuts what does not fit, and says nothing.
+pub(crate) fn unlimited(type_name: &str) -> Cow<'_, str> {
+    let Some((base, rest)) = type_name.split_once('(') else { return type_name.into() };
+    // Types of others have their schema before them; their names may be quoted.
+    if base.contains(['"', '.']) {
+        return type_name.into();
+    }
+    let rest = rest.split_once(')').map_or("", |(_, rest)| rest);
+    match base {
+        "character" => format!("bpchar{rest}").into(),
+        "bit" => format!("\"bit\"{rest}").into(),
+        _ => format!("{base}{rest}").into(),
+    }
+}
+
 /// A value as it stands in SQL, of a type of this database.
 ///
 /// # Errors
 /// As [`text_of`].
 pub(crate) fn literal(value: &Value, type_name: &str) -> Result<String, String> {
     Ok(match text_of(value)? {
-        None => format!("NULL::{type_name}"),
+        None => format!("NULL::{}", unlimited(type_name)),
         Some(text) => {
+            let type_name = unlimited(type_name);
             let escape = if text.contains('\\') { "E" } else { "" };
             let text = text.replace('\\', "\\\\").replace('\'', "''");
             format!("{escape}'{text}'::{type_name}")

@@ -158,6 +158,7 @@ fn remove_equal(def: &TableDef, table: &str, row: &Row) -> Result<String, String
         })
     });
     let same = each.collect::<Result<Vec<_>, String>>()?.join(" AND ");
-    let one = format!("SELECT ctid FROM {table} WHERE {same} LIMIT 1");
-    Ok(format!("DELETE FROM {table} WHERE ctid = ({one})"))
+    // A row's place is its own only within its partition.
+    let one = format!("SELECT tableoid, ctid FROM {table} WHERE {same} LIMIT 1");
+    Ok(format!("DELETE FROM {table} WHERE (tableoid, ctid) = ({one})"))
 }

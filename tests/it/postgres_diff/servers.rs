@@ -78,6 +78,37 @@ async fn tables_without_a_key_are_compared_by_whole_rows() {
     assert_eq!(CLUSTER.sql(&b, "select count(*) from t"), "4\n");
 }
 
+/// A row's place in its file is unique within one partition only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_takes_rows_of_the_partition_that_has_too_many_and_no_others() {
+    let schema = "create table k (p int, v text) partition by list (p); create table k1 partition of k for values in (1); \
+        create table k2 partition of k for values in (2); insert into k values (1, 'a'), (1, 'b');";
+    let (a, b) = (database(schema), database(&format!("{schema} insert into k values (2, 'x'), (2, 'y')")));
+    let (mut one, mut two) = (server(&a).await, server(&b).await);
+    assert_eq!(compare(&mut one, &mut two, "k").await.different, 2);
+    repair(&mut one, &mut two, "k").await;
+    expect_equal(&compare(&mut one, &mut two, "k").await);
+    assert_eq!(CLUSTER.sql(&b, "select count(*) from k"), "2\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_cuts_no_value_to_what_the_other_side_has_room_for() {
+    let a = database(
+        "create table n (k varchar(6) primary key, v text); insert into n values ('abc', 'keep'), ('abcdef', 'new'); \
+         create table c (k char(5) primary key, b bit(3), v text); insert into c values ('ab', '101', 'x')",
+    );
+    let b = database(
+        "create table n (k varchar(3) primary key, v text); insert into n values ('abc', 'keep'); \
+         create table c (k char(5) primary key, b bit(3), v text); insert into c values ('ab', '111', 'y')",
+    );
+    let (mut one, mut two) = (server(&a).await, server(&b).await);
+    let refused = Compare { a: &mut *one, b: &mut *two }.repair(&name("n")).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("too long")));
+    assert_eq!(CLUSTER.sql(&b, "select k, v from n"), "abc|keep\n");
+    repair(&mut one, &mut two, "c").await;
+    expect_equal(&compare(&mut one, &mut two, "c").await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_tables_columns_and_other_types_are_minded() {
     let a = database(
