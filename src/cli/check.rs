@@ -6,7 +6,7 @@ use super::node_run::runtime;
 use super::run::Plan;
 use super::{ExitError, Global};
 use crate::node::config::Config;
-use crate::node::{Exit as Reach, Node, Settings, mend_ids, preflight, probe_parent};
+use crate::node::{Exit as Reach, Node, Settings, is_taken, look_at_copies, mend_ids, preflight, probe_parent};
 
 /// Read the configuration and look at everything it names; changes nothing
 #[derive(Debug, Args)]
@@ -47,6 +47,7 @@ pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<Stri
         let text = format!("{} ({}), about {} rows", sends.table, sends.columns.join(", "), sends.rows);
         plan.lines.push((format!("sends to {}", sends.to), text));
     }
+    found.warnings.extend(runtime()?.block_on(look_at_copies(&settings)));
     let parent = runtime()?.block_on(probe_parent(&settings, &found));
     match parent {
         Ok(None) => {}
@@ -58,7 +59,8 @@ pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<Stri
         Err(error) if error.exit == Reach::Unreachable => found.warnings.push(error.to_string()),
         Err(error) => return Err(error.into()),
     }
-    if apply {
+    // A node that runs has installed everything.
+    if apply && !is_taken(&settings.data_dir) {
         runtime()?.block_on(async {
             let node = Node::start(Settings { parent: None, ..settings }).await?;
             node.stop().await;

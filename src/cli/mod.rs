@@ -122,8 +122,7 @@ impl Global {
     /// Whether a process has the node's data folder.
     fn is_running(&self) -> Result<bool, ExitError> {
         let data_dir = self.config()?.node.data_dir;
-        Ok(data_dir.is_dir()
-            && matches!(crate::node::lock(&data_dir), Err(error) if error.exit == crate::node::Exit::Locked))
+        Ok(crate::node::is_taken(&data_dir))
     }
 
     fn file(&self) -> &Path {

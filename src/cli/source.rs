@@ -13,6 +13,7 @@ use super::{ExitError, Global, output, status_text};
   watershed source retry orders              a parked table, again from where it stopped
   watershed source skip orders --yes         leave out the change at which it stopped
   watershed source resync orders --yes       copy it afresh from its sender
+  watershed source retry standby/orders      a table of [copy.standby]
 
 POSITION is that of this node's log up to which it is applied; of a peer, that of the peer's log. A table is live,
 copying, replaying, parked or paused; docs/OPERATIONS.md says what to do about each.")]

@@ -88,6 +88,23 @@ pub async fn sources(State(node): Shared) -> Response {
             }));
         }
     }
+    for copy in &status.copies {
+        let name = &copy.name;
+        sources.push(json!({
+            "name": name, "kind": "copy", "state": copy.state, "position": copy.applied, "error": copy.error,
+        }));
+        for table in &copy.live {
+            sources.push(json!({
+                "name": format!("{name}/{table}"), "kind": "table", "state": "live", "position": copy.applied,
+            }));
+        }
+        for lane in &copy.lanes {
+            sources.push(json!({
+                "name": format!("{name}/{}", lane.name), "kind": "table", "state": lane.state, "position": lane.after,
+                "failed_at": lane.position, "rows": lane.rows, "error": lane.error,
+            }));
+        }
+    }
     for link in &status.links {
         sources.push(json!({
             "name": link.name, "kind": link.role, "state": link.state, "position": link.received, "error": link.error,

@@ -285,3 +285,6 @@ pub const APPLY_LIVE_BYTES: usize = 256 << 10;
 pub const APPLY_FEW_ROWS: usize = 4;
 /// How long a slot is waited for whose last reader has gone a moment ago.
 pub const CAPTURE_SLOT_FREE_MAX: Duration = Duration::from_secs(1);
+
+/// With fewer ids of a node's range left, `check` says that it will be used up.
+pub const IDS_LEFT_MIN: i64 = 1_000;

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
+use super::lane_status::{TableStatus, of_lane};
 use super::shared::Shared;
+use crate::model::LinkId;
 use crate::view::LaneState;
 
 /// A copy's side.
@@ -22,11 +24,17 @@ pub struct CopyStatus {
     pub behind: u64,
     /// Tables that do not move with it: `orders is being copied, 2000 rows so far`.
     pub tables: Vec<String>,
+    /// The same as they are shown one by one.
+    #[serde(skip)]
+    pub lanes: Vec<TableStatus>,
+    /// Tables that move with it.
+    #[serde(skip)]
+    pub live: Vec<String>,
 }
 
 /// All copies, by name.
 pub(super) fn copies(shared: &Shared) -> Vec<CopyStatus> {
-    let tail = shared.log.tail().borrow().0;
+    let (tail, own) = (shared.log.tail().borrow().0, LinkId(shared.log.id()));
     let each = shared.copies_of.iter().map(|(name, database)| {
         let state = database.state.borrow();
         let copying = state
@@ -45,6 +53,8 @@ pub(super) fn copies(shared: &Shared) -> Vec<CopyStatus> {
                 LaneState::Paused => format!("{table} is paused"),
             }
         });
+        let followed = state.follows.get(&own).into_iter().flatten().map(|(table, _)| table);
+        let live = followed.filter(|table| state.lanes.iter().all(|lane| lane.table != **table));
         CopyStatus {
             name: name.clone(),
             url: database.url.clone(),
@@ -58,6 +68,8 @@ pub(super) fn copies(shared: &Shared) -> Vec<CopyStatus> {
             applied,
             behind: tail.saturating_sub(applied),
             tables: tables.collect(),
+            lanes: state.lanes.iter().map(|lane| of_lane(lane, None)).collect(),
+            live: live.map(ToString::to_string).collect(),
         }
     });
     each.collect()
@@ -67,9 +79,18 @@ pub(super) fn copies(shared: &Shared) -> Vec<CopyStatus> {
 pub(super) fn problems(shared: &Shared) -> Vec<String> {
     let mut problems = Vec::new();
     for copy in copies(shared) {
-        let parked = copy.tables.iter().filter(|table| table.contains(" is parked at ")).map(String::as_str);
-        let lines = copy.error.as_deref().into_iter().chain(parked);
-        problems.extend(lines.map(|line| format!("copy {}: {line}", copy.name)));
+        let name = &copy.name;
+        problems.extend(copy.error.iter().map(|error| format!("copy {name}: {error}")));
+        for lane in copy.lanes.iter().filter(|lane| lane.state == "parked" || lane.state == "paused") {
+            let (table, error) = (&lane.name, lane.error.as_deref().unwrap_or_default());
+            problems.push(match lane.position {
+                Some(position) => format!(
+                    "copy {name}: {table} is parked at position {position}: {error} / why: one table's trouble is that table's; the \
+                     others go on / do: mend that, then `watershed source retry {name}/{table}`; or skip the change, or resync"
+                ),
+                None => format!("copy {name}: {table} is paused / do: `watershed source resume {name}/{table}`"),
+            });
+        }
     }
     problems
 }

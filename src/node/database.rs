@@ -86,6 +86,8 @@ pub struct Database {
     pub url: String,
     /// The same, to be opened.
     pub store: Store,
+    /// What stands before its tables' names in orders: nothing, or the copy's name and a slash.
+    pub prefix: String,
     /// Commands, bounded.
     pub commands: mpsc::Sender<Command>,
     /// How applying is doing.
@@ -141,6 +143,8 @@ pub struct Applying {
     pub announcements: HashMap<(LinkId, TableName), u64>,
     /// The database has lost what it had: reading goes on where it stands.
     pub lost: bool,
+    /// What keeps it from going on at the moment.
+    pub busy: Option<String>,
     /// Tables that follow a peer, as last seen.
     pub follows: BTreeMap<LinkId, Vec<(TableName, Fingerprint)>>,
 }
@@ -239,6 +243,7 @@ impl Applying {
             self.announced(LinkId(log.id()), &table).await?;
         }
         let step = step?;
+        self.busy = None;
         if busy_since.take().is_some() {
             tracing::info!("the database is free again, applying goes on");
         }
@@ -255,15 +260,17 @@ impl Applying {
     }
 
     /// Gives the time to wait.
-    fn report_busy(&self, error: &ViewError, since: &mut Option<tokio::time::Instant>) -> Duration {
+    fn report_busy(&mut self, error: &ViewError, since: &mut Option<tokio::time::Instant>) -> Duration {
         let now = tokio::time::Instant::now();
         if since.is_none_or(|since| now - since >= BUSY_REPORT) {
             tracing::warn!(
                 "error[WS-APPLY-002]: {error} / do: see that the database can be reached and written, and who locks it; nothing is lost, applying goes on by itself"
             );
             *since = Some(now);
-            self.database.state.send_modify(|state| state.error = Some(error.to_string()));
         }
+        // Shown until it has gone on, whatever is asked of it meanwhile.
+        self.busy = Some(error.to_string());
+        self.database.state.send_modify(|state| state.error = self.busy.clone());
         BUSY_RETRY
     }
 
@@ -291,7 +298,7 @@ impl Applying {
         let mut lanes_changed = false;
         self.database.state.send_if_modified(|state| {
             let (follows, torn) = (self.follows.clone(), self.view.torn());
-            let new = ApplyState { applied, lanes: lanes.clone(), follows, torn, error: None, stopped: false };
+            let new = ApplyState { applied, lanes: lanes.clone(), follows, torn, error: self.busy.clone(), stopped: false };
             lanes_changed = state.lanes != new.lanes;
             for lane in &new.lanes {
                 let LaneState::Parked { position, error, .. } = &lane.state else { continue };
@@ -299,8 +306,8 @@ impl Applying {
                     tracing::error!(
                         table = %lane.table,
                         "error[WS-APPLY-003]: table {} is parked at position {position}: {error} / why: one table's trouble is that \
-                         table's; the others go on / do: mend it, then `watershed source retry {}`, or skip, or resync",
-                        lane.table, lane.table
+                         table's; the others go on / do: mend it, then `watershed source retry {}{}`, or skip, or resync",
+                        lane.table, self.database.prefix, lane.table
                     );
                 }
             }

@@ -92,6 +92,11 @@ fn unusable(path: &Path, error: &std::io::Error) -> NodeError {
     )
 }
 
+/// Whether a process has the data folder: its node runs.
+pub fn is_taken(path: &Path) -> bool {
+    path.is_dir() && matches!(lock(path), Err(error) if error.exit == Exit::Locked)
+}
+
 /// Locks a data folder against every other process.
 pub fn lock(path: &Path) -> Result<File, NodeError> {
     let file = path.join("node.lock");

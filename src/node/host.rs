@@ -22,6 +22,9 @@ use crate::stream::{OnRefused, Sieve};
 /// Between attempts to append while the disk is full.
 const APPEND_RETRY_DELAY: Duration = Duration::from_millis(500);
 
+/// Names are unique in the tree.
+pub(super) const NAMED_TWICE: &str = "WS-NODE-001";
+
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
 /// Implements [`Host`] over the node's shared state.
@@ -108,7 +111,7 @@ impl NodeHost {
             let message = format!(
                 "two nodes are named {name:?}: {what} / why: names are unique in the tree / do: change [node] name of one of them"
             );
-            Err(refusal("WS-NODE-001", message, false))
+            Err(refusal(NAMED_TWICE, message, false))
         };
         if peer.node.name == me.name {
             return twice(&me.name, "this node and the one it links with");

@@ -55,7 +55,7 @@ impl Applying {
             let batch = match log.read(from, Limit::default()).await {
                 Ok(batch) => batch,
                 Err(error) => {
-                    tracing::error!(table = %lane.table, "error[WS-APPLY-004]: the lane of {} cannot be replayed: {error} / do: `watershed source resync {}`", lane.table, lane.table);
+                    tracing::error!(table = %lane.table, "error[WS-APPLY-004]: the lane of {} cannot be replayed: {error} / do: `watershed source resync {}{}`", lane.table, self.database.prefix, lane.table);
                     let position = lane.after.next();
                     let parked = lane.clone().parked(position, error.to_string());
                     self.view.set_lane(&lane.table, Some(parked)).await?;

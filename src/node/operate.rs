@@ -59,7 +59,7 @@ impl Order {
 }
 
 impl Node {
-    /// Carries out an order on `database`, a table, or (drop) a peer; says what was done.
+    /// Carries out an order on `database`, a table, a copy's table (`COPY/TABLE`), or (drop) a peer; says what was done.
     pub async fn order(&self, name: &str, order: Order) -> Result<String, OrderError> {
         if name == "database" && self.shared.database.is_some() {
             return self.order_database(order);
@@ -71,6 +71,11 @@ impl Node {
                 Order::Resume => self.pause_peer(name, false).await,
                 _ => Err(OrderError::State(format!("{name} is a peer: it can be paused, resumed and dropped"))),
             };
+        }
+        if let Some((copy, table)) = name.split_once('/')
+            && let Some(database) = self.shared.copies_of.get(copy)
+        {
+            return self.order_copied(copy, database, table, order).await;
         }
         let table: TableName = name.parse().map_err(|_| OrderError::Unknown(format!("source {name:?}")))?;
         self.order_table(table, order).await
@@ -107,36 +112,52 @@ impl Node {
         if lane.is_none() && !known {
             return Err(unknown());
         }
-        let set = |lane: Option<Lane>| database.ask(|reply| Command::SetLane(table.clone(), lane, reply));
-        match (order, lane) {
-            (Order::Retry, Some(lane)) if matches!(lane.state, LaneState::Parked { .. }) => {
-                set(Some(lane.resumed())).await?;
-                Ok(format!("table {table} is tried again"))
-            }
-            (Order::Skip, Some(lane)) if matches!(lane.state, LaneState::Parked { .. }) => {
-                database.ask(|reply| Command::Skip(table.clone(), reply)).await?;
-                Ok(format!(
-                    "the failing entry is passed over for table {table}; `watershed diff` shows what differs now"
-                ))
-            }
-            (Order::Retry | Order::Skip, _) => Err(OrderError::State(format!("table {table} is not parked"))),
-            (Order::Pause, None) => {
-                let after = database.state.borrow().applied.map(|applied| applied.position).unwrap_or_default();
-                set(Some(Lane { table: table.clone(), after, state: LaneState::Paused })).await?;
-                Ok(format!("table {table} is paused; its changes wait in the log"))
-            }
-            (Order::Resume, Some(lane)) if lane.state == LaneState::Paused => {
-                set(Some(lane.resumed())).await?;
-                Ok(format!("table {table} goes on"))
-            }
-            (Order::Pause | Order::Resume, lane) => Err(OrderError::State(format!(
-                "table {table} is {}",
-                if lane.is_some() { "in a lane already" } else { "not paused" }
-            ))),
-            (Order::Resync, _) => self.resync(table).await,
-            (Order::Drop, _) => {
+        match order {
+            Order::Resync => self.resync(table).await,
+            Order::Drop => {
                 Err(OrderError::State("a table cannot be dropped here: take it out of the selection".into()))
             }
+            _ => order_lane(database, table, order).await,
+        }
+    }
+
+    /// An order on a table of `[copy.NAME]`.
+    async fn order_copied(
+        &self,
+        copy: &str,
+        database: &Database,
+        table: &str,
+        order: Order,
+    ) -> Result<String, OrderError> {
+        let unknown = || OrderError::Unknown(format!("table {table} in the copy {copy}"));
+        let table: TableName = table.parse().map_err(|_| unknown())?;
+        let own = LinkId(self.shared.log.id());
+        let lane = database.lane(&table);
+        let follows =
+            database.state.borrow().follows.get(&own).is_some_and(|all| all.iter().any(|(name, _)| *name == table));
+        if lane.is_none() && !follows {
+            return Err(unknown());
+        }
+        match (order, lane) {
+            (Order::Drop, _) => {
+                let why = format!("a copy's table cannot be dropped: take it out of the tables of [copy.{copy}]");
+                Err(OrderError::State(why))
+            }
+            (Order::Resync, lane) => {
+                // A copy that is under way begins again; what is being replayed is copied once it has been.
+                database.ask(|reply| Command::Announced(own, table.clone(), reply)).await?;
+                match lane {
+                    Some(Lane { state: LaneState::Parked { .. }, .. }) => {
+                        database.ask(|reply| Command::BeginCopy(table.clone(), own, reply)).await?;
+                    }
+                    Some(lane @ Lane { state: LaneState::Paused, .. }) => {
+                        database.ask(|reply| Command::SetLane(table.clone(), Some(lane.resumed()), reply)).await?;
+                    }
+                    _ => {}
+                }
+                Ok(format!("table {copy}/{table} is copied afresh from the node's database"))
+            }
+            (order, _) => order_lane(database, table, order).await,
         }
     }
 
@@ -227,5 +248,36 @@ impl Node {
             let refusal = Refusal { code: "WS-NODE-005".into(), message: why.into(), retryable: true };
             handle.send(Control::Close(refusal)).await;
         }
+    }
+}
+
+/// Stops a table, or has it go on.
+async fn order_lane(database: &Database, table: TableName, order: Order) -> Result<String, OrderError> {
+    let shown = format!("{}{table}", database.prefix);
+    let lane = database.lane(&table);
+    let set = |lane: Lane| database.ask(|reply| Command::SetLane(table.clone(), Some(lane), reply));
+    match (order, lane) {
+        (Order::Retry, Some(lane)) if matches!(lane.state, LaneState::Parked { .. }) => {
+            set(lane.resumed()).await?;
+            Ok(format!("table {shown} is tried again"))
+        }
+        (Order::Skip, Some(lane)) if matches!(lane.state, LaneState::Parked { .. }) => {
+            database.ask(|reply| Command::Skip(table.clone(), reply)).await?;
+            Ok(format!("the failing entry is passed over for table {shown}; `watershed diff` shows what differs now"))
+        }
+        (Order::Pause, None) => {
+            let after = database.state.borrow().applied.map(|applied| applied.position).unwrap_or_default();
+            set(Lane { table: table.clone(), after, state: LaneState::Paused }).await?;
+            Ok(format!("table {shown} is paused; its changes wait in the log"))
+        }
+        (Order::Resume, Some(lane)) if lane.state == LaneState::Paused => {
+            set(lane.resumed()).await?;
+            Ok(format!("table {shown} goes on"))
+        }
+        (Order::Pause | Order::Resume, lane) => {
+            let is = if lane.is_some() { "in a lane already" } else { "not paused" };
+            Err(OrderError::State(format!("table {shown} is {is}")))
+        }
+        _ => Err(OrderError::State(format!("table {shown} is not parked"))),
     }
 }

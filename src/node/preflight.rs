@@ -8,7 +8,7 @@ use super::store::Store;
 use crate::model::{Epoch, LinkId, LogId, TableDef, TableName};
 use crate::peer::{Hello, NodeRef, Offer, ParentUrl, Refusal, Role, probe};
 use crate::stream::Owner;
-use crate::view::{Ids, StrayIds};
+use crate::view::{Ids, InspectedTable, StrayIds};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -126,6 +126,33 @@ fn check_owners(policy: &Policy, tables: &[Arc<TableDef>]) -> Result<(), NodeErr
     Ok(())
 }
 
+/// Whose a deleted row was cannot be told where only its key is.
+fn unknown_owner(policy: &Policy, table: &InspectedTable) -> Option<String> {
+    let Some(Owner::By(expression)) = policy.ownership.of(&table.def.name) else { return None };
+    let mend = table.old_rows.as_ref()?;
+    let key: Vec<&str> = table.def.key_columns().into_iter().map(|index| &*table.def.columns[index].name).collect();
+    let lacks: Vec<&str> = expression.columns().filter(|column| !key.contains(column)).collect();
+    let first = lacks.first()?;
+    Some(format!(
+        "table {}: owner_by needs {}, and of deleted rows, and of those whose key changes, the server tells the key only / why: such \
+         deletes and updates are left out, because nobody could tell whose row it was / do: {mend} or have a key with \
+         {first} in it",
+        table.def.name,
+        lacks.join(", "),
+    ))
+}
+
+/// What keeps the databases of `[copy.NAME]` from being followed. They hold up nobody, so these are warnings.
+pub async fn look_at_copies(settings: &Settings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for copy in &settings.copies {
+        if let Err(error) = copy.database.store.inspect_copy().await {
+            warnings.push(format!("copy {}: {error}", copy.name));
+        }
+    }
+    warnings
+}
+
 struct Found {
     preflight: Preflight,
     all: Vec<(Arc<TableDef>, u64)>,
@@ -133,7 +160,7 @@ struct Found {
 
 /// Named tables must be capturable; a star passes over what cannot be captured, and says so.
 async fn tables(policy: &Policy, store: &Store) -> Result<Found, NodeError> {
-    let inspection = store.inspect(&policy.captures_table()).await?;
+    let inspection = store.inspect(policy).await?;
     let present = inspection.tables.iter().map(|table| table.def.name.clone()).collect();
     let mut found = Found { preflight: Preflight { present, ..Preflight::default() }, all: Vec::new() };
     found.preflight.warnings.extend(inspection.warnings.iter().cloned());
@@ -145,6 +172,7 @@ async fn tables(policy: &Policy, store: &Store) -> Result<Found, NodeError> {
         }
         if table.capturable {
             found.preflight.warnings.extend(table.problems.iter().map(|problem| format!("table {name}: {problem}")));
+            found.preflight.warnings.extend(unknown_owner(policy, table));
             found.preflight.tables.push(table.def.clone());
             found.all.push((table.def.clone(), table.rows_estimate));
             continue;
@@ -169,7 +197,21 @@ async fn tables(policy: &Policy, store: &Store) -> Result<Found, NodeError> {
         return Ok(found);
     }
     let why = "rows that cannot be told apart cannot be updated or deleted elsewhere";
-    Err(invalid("WS-NODE-024", wrong.join("\n"), why, "give the table a PRIMARY KEY, or take it out of the selection"))
+    let wrong = wrong.join("\n");
+    match wrong.contains(" / do: ") {
+        true => {
+            let why = "a table is captured by its owner's rights, and copied by who may read it";
+            Err(invalid(
+                "WS-NODE-024",
+                wrong,
+                why,
+                "do what stands behind each `do:`, or take the table out of the selection",
+            ))
+        }
+        false => {
+            Err(invalid("WS-NODE-024", wrong, why, "give the table a PRIMARY KEY, or take it out of the selection"))
+        }
+    }
 }
 
 /// Asks the parent for its hello, and looks whether the link could stand. Records nothing at either end.
@@ -202,7 +244,14 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
         offers: sent.map(offer).collect(),
         received: None,
     };
-    let answer = probe(&url, hello).await.map_err(|refusal| {
+    let answer = probe(&url, hello).await;
+    if answer.as_ref().is_err_and(|refusal| &*refusal.code == super::host::NAMED_TWICE)
+        && super::folder::is_taken(&settings.data_dir)
+    {
+        let text = format!("at {url}, linked with this node, which runs");
+        return Ok(Some(ParentFound { text, warnings: Vec::new() }));
+    }
+    let answer = answer.map_err(|refusal| {
         let exit = match (&*refusal.code, refusal.retryable) {
             ("WS-OWN-002", _) => Exit::Configuration,
             (_, true) => Exit::Unreachable,

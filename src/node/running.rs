@@ -76,7 +76,8 @@ impl Node {
             None => None,
         };
         let (commands, receiver) = mpsc::channel(limits::DATABASE_COMMANDS_MAX);
-        let database = settings.database.as_ref().map(|database| Arc::new(handle(&database.store, commands)));
+        let database =
+            settings.database.as_ref().map(|database| Arc::new(handle(&database.store, commands, String::new())));
         let (copies_of, standbys) = standby::handles(&settings);
         let tables = opened.as_ref().map(|opened| opened.tables.clone()).unwrap_or_default();
         let parts = SharedParts {
@@ -133,6 +134,7 @@ impl Node {
             replaced: Default::default(),
             announcements: HashMap::new(),
             lost: false,
+            busy: None,
             follows: Default::default(),
         };
         shared.tasks.spawn(applying.run());
@@ -173,11 +175,12 @@ impl Node {
 }
 
 /// A database that is about to be followed.
-pub(super) fn handle(store: &Store, commands: mpsc::Sender<Command>) -> Database {
+pub(super) fn handle(store: &Store, commands: mpsc::Sender<Command>, prefix: String) -> Database {
     Database {
         url: store.to_string(),
         store: store.clone(),
         commands,
+        prefix,
         state: watch::Sender::new(ApplyState::default()),
     }
 }
@@ -304,7 +307,7 @@ pub(super) async fn join_log(view: &mut dyn LaneView, log: &Arc<dyn Log>) -> Res
 
 /// The definitions of the selected tables.
 async fn selected_tables(policy: &Policy, store: &Store) -> Result<Vec<Arc<TableDef>>, NodeError> {
-    let inspection = store.inspect(&policy.captures_table()).await?;
+    let inspection = store.inspect(policy).await?;
     let selected = inspection.tables.into_iter().filter(|table| policy.captures(&table.def.name) && table.capturable);
     Ok(selected.map(|table| table.def).collect())
 }

@@ -34,7 +34,7 @@ pub(super) fn handles(settings: &Settings) -> (BTreeMap<String, Arc<Database>>, 
     let (mut shown, mut standbys) = (BTreeMap::new(), Vec::new());
     for copy in &settings.copies {
         let (commands, receiver) = mpsc::channel(limits::DATABASE_COMMANDS_MAX);
-        let database = Arc::new(handle(&copy.database.store, commands));
+        let database = Arc::new(handle(&copy.database.store, commands, format!("{}/", copy.name)));
         shown.insert(copy.name.clone(), database.clone());
         standbys.push(Standby { settings: copy.clone(), database, commands: receiver });
     }
@@ -71,6 +71,7 @@ impl Standby {
             replaced,
             announcements: HashMap::new(),
             lost: false,
+            busy: None,
             follows: BTreeMap::new(),
         };
         shared.tasks.spawn(applying.run());

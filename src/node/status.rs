@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use serde::Serialize;
 
 use super::copy_status::{CopyStatus, copies, problems as copy_problems};
+use super::lane_status::{TableStatus, of_lane};
 use super::retention;
 use super::shared::Shared;
 use crate::model::Timestamp;
@@ -125,25 +126,6 @@ pub struct LinkStatus {
     pub retry_ms: Option<u64>,
     /// Tables that it sends us.
     pub receives: Vec<String>,
-}
-
-/// A table's lane.
-#[derive(Debug, Serialize)]
-pub struct TableStatus {
-    /// Its name.
-    pub name: String,
-    /// `copying`, `replaying`, `parked` or `paused`.
-    pub state: &'static str,
-    /// Applied up to here.
-    pub after: u64,
-    /// Where it failed.
-    pub position: Option<u64>,
-    /// Why.
-    pub error: Option<String>,
-    /// Rows copied so far.
-    pub rows: Option<u64>,
-    /// Since when it is parked.
-    pub since: Option<String>,
 }
 
 /// Another node's log.
@@ -427,37 +409,8 @@ fn refused_link(name: &str, since: &str, why: &str) -> LinkStatus {
 fn table_status(shared: &Shared) -> Vec<TableStatus> {
     let Some(database) = &shared.database else { return Vec::new() };
     let state = database.state.borrow();
-    let lanes = state.lanes.iter().map(|lane| {
-        let mut status = TableStatus {
-            name: lane.table.to_string(),
-            state: "paused",
-            after: lane.after.0,
-            position: None,
-            error: None,
-            rows: None,
-            since: None,
-        };
-        match &lane.state {
-            LaneState::Copying { rows, .. } => {
-                status.state = "copying";
-                status.error = shared.copy_waits().get(&lane.table).map(|wait| wait.why.clone());
-                status.rows = Some(*rows);
-            }
-            LaneState::Replaying { .. } => status.state = "replaying",
-            LaneState::Parked { position, error, since, before } => {
-                if let Some(LaneState::Copying { rows, .. }) = before.as_deref() {
-                    status.rows = Some(*rows);
-                }
-                status.state = "parked";
-                status.position = Some(position.0);
-                status.error = Some(error.clone());
-                status.since = Some(since.to_string());
-            }
-            LaneState::Paused => {}
-        }
-        status
-    });
-    lanes.collect()
+    let waits = shared.copy_waits();
+    state.lanes.iter().map(|lane| of_lane(lane, waits.get(&lane.table).map(|wait| wait.why.clone()))).collect()
 }
 
 fn head_status(shared: &Shared) -> Vec<HeadStatus> {

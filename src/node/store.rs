@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use tokio::runtime::Handle;
 
+use super::policy::Policy;
 use super::settings::{DatabaseSettings, Exit, NodeError};
 use crate::log::{Capture, CaptureFailure, CaptureTrouble, CapturesTable};
 use crate::model::{LogId, SourceCursor, TableDef, limits};
@@ -44,7 +45,17 @@ pub(super) struct CaptureFor {
 
 impl Store {
     /// Looks at the database without changing it.
-    pub(super) async fn inspect(&self, captures: &CapturesTable) -> Result<Inspection, NodeError> {
+    pub(super) async fn inspect(&self, policy: &Policy) -> Result<Inspection, NodeError> {
+        let captures = (!policy.captures_nothing()).then(|| policy.captures_table());
+        self.look(captures.as_ref()).await
+    }
+
+    /// The same for a database that only follows.
+    pub(super) async fn inspect_copy(&self) -> Result<Inspection, NodeError> {
+        self.look(None).await
+    }
+
+    async fn look(&self, captures: Option<&CapturesTable>) -> Result<Inspection, NodeError> {
         match self {
             Store::Sqlite(path) => sqlite::inspect(path).map_err(|error| {
                 let (locked, advice) = match error.is_locked() {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::tables::{literal, quoted};
 use super::{Endpoint, PgError};
 use crate::log::CapturesTable;
-use crate::model::TableName;
+use crate::model::{TableName, limits};
 use crate::view::{Ids, StrayIds};
 
-/// Sequences that columns draw from: owned ones (serial, identity), and those that a default names.
+/// Sequences that columns of numbers draw from: owned ones (serial, identity), and those that a default names.
 const SEQUENCES: &str = "SELECT DISTINCT tn.nspname, t.relname, a.attname, sn.nspname, s.relname, \
         p.seqmin, p.seqmax, p.seqincrement, p.seqcycle, \
         CASE WHEN has_sequence_privilege(s.oid, 'SELECT, USAGE') THEN pg_sequence_last_value(s.oid) END, \
@@ -20,7 +20,8 @@ const SEQUENCES: &str = "SELECT DISTINCT tn.nspname, t.relname, a.attname, sn.ns
              WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass) u ON u.seq = s.oid \
      JOIN pg_class t ON t.oid = u.tbl JOIN pg_namespace tn ON tn.oid = t.relnamespace \
      JOIN pg_attribute a ON a.attrelid = u.tbl AND a.attnum = u.col \
-     WHERE s.relkind = 'S' AND t.relkind IN ('r', 'p') AND NOT t.relispartition ORDER BY 1, 2, 3";
+     WHERE s.relkind = 'S' AND t.relkind IN ('r', 'p') AND NOT t.relispartition \
+       AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype) ORDER BY 1, 2, 3";
 
 /// Looks at every sequence that a captured table draws from, and gives those that do not keep to the range, each with the
 /// statement that has it do so: it goes on after the greatest id of the range that the table has.
@@ -48,6 +49,8 @@ pub async fn stray_ids(
         let (cycles, last, may): (bool, Option<i64>, bool) = (row.get(8), row.get(9), row.get(10));
         let inside = range.contains(least) && range.contains(greatest) && !cycles;
         if inside && last.is_none_or(|last| range.contains(last)) {
+            let last = last.filter(|_| step > 0);
+            strays.extend(last.and_then(|last| nearly_used_up(name, &sequence, last, (least, greatest), step)));
             continue;
         }
         let ids = format!(
@@ -91,6 +94,26 @@ pub async fn stray_ids(
         strays.push(stray);
     }
     Ok(strays)
+}
+
+/// A sequence that keeps to the range, and has given nearly all of it.
+fn nearly_used_up(table: TableName, sequence: &str, last: i64, ends: (i64, i64), step: i64) -> Option<StrayIds> {
+    let (least, greatest) = ends;
+    let left = greatest.saturating_sub(last) / step;
+    // Of a small range, a tenth.
+    let warned = limits::IDS_LEFT_MIN.min(greatest.saturating_sub(least) / step / 10);
+    let what = match left {
+        0 => format!(
+            "the sequence {sequence} has given {last}: the range is used up, and inserts fail; give the node another one"
+        ),
+        left if left < warned => {
+            format!(
+                "the sequence {sequence} has given {last}: only {left} ids of the range are left; give the node another one soon"
+            )
+        }
+        _ => return None,
+    };
+    Some(StrayIds { table, what, mend: None })
 }
 
 /// Runs what mends strays; the first that fails ends it.

@@ -14,7 +14,8 @@ use crate::view::{Ids, StrayIds};
 /// Looks at every captured table whose ids SQLite gives, and gives those that do not keep to the range.
 ///
 /// A plain `INTEGER PRIMARY KEY` draws the greatest id in the table plus one, so a range cannot hold: received rows with
-/// greater ids carry it away. (<https://sqlite.org/autoinc.html>)
+/// greater ids carry it away. With `AUTOINCREMENT` a sequence counts too, and a range holds as long as no greater id is
+/// in the table. (<https://sqlite.org/autoinc.html>)
 ///
 /// # Errors
 /// The database cannot be opened or read.
@@ -36,6 +37,27 @@ pub fn stray_ids(path: &Path, range: Ids, captures: &CapturesTable) -> Result<Ve
             strays.push(stray(what, None));
             continue;
         }
+        let beyond: Option<i64> = conn
+            .query_row(
+                &format!(
+                    "SELECT max({0}) FROM main.{1} WHERE {0} > {2}",
+                    quote_ident(column),
+                    quote_ident(name),
+                    range.last
+                ),
+                [],
+                |row| row.get(0),
+            )
+            .map_err(fail)?;
+        if let Some(beyond) = beyond {
+            let what = format!(
+                "{column} has the id {beyond}, beyond the range: SQLite gives an AUTOINCREMENT column at least the greatest id in \
+                 the table plus one, so the range cannot hold here; give this node the greatest range of all, or have the \
+                 application choose the ids"
+            );
+            strays.push(stray(what, None));
+            continue;
+        }
         let last = sequence(&conn, name).map_err(fail)?;
         if last.is_some_and(|last| range.contains(last.saturating_add(1))) {
             continue;
@@ -48,6 +70,7 @@ pub fn stray_ids(path: &Path, range: Ids, captures: &CapturesTable) -> Result<Ve
             range.last
         );
         let most: Option<i64> = conn.query_row(&sql, [], |row| row.get(0)).map_err(fail)?;
+        let most = most.into_iter().chain(last.filter(|last| range.contains(*last))).max();
         let last = last.map_or("has given no id yet".to_owned(), |last| format!("has given {last}"));
         let what = format!("the AUTOINCREMENT sequence of {column} {last}");
         let before = most.unwrap_or(range.first.saturating_sub(1));

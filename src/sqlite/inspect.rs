@@ -22,7 +22,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, CaptureError> {
         let rows_estimate = if table.is_virtual { 0 } else { rows_estimate(&conn, &table).map_err(fail)? };
         let capturable = table.refusal.is_none();
         let problems = table.refusal.into_iter().chain(table.warnings).collect();
-        tables.push(InspectedTable { def: table.def, problems, rows_estimate, capturable });
+        tables.push(InspectedTable { def: table.def, problems, rows_estimate, capturable, old_rows: None });
     }
     transaction.commit().map_err(fail)?;
     let journal_mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(fail)?;

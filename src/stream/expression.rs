@@ -106,6 +106,11 @@ impl Expression {
         &self.source
     }
 
+    /// The columns of a row that it needs.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.row.named.iter().map(String::as_str)
+    }
+
     /// Checks that the table has every column that is named.
     pub fn check_columns(&self, table: &TableDef) -> Result<(), ExpressionError> {
         for name in self.row.named.iter().chain(&self.old.named) {

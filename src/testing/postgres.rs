@@ -80,36 +80,88 @@ impl Cluster {
     }
 
     fn create(settings: &[(&str, &str)]) -> io::Result<Cluster> {
+        let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let mut cluster = Cluster::empty(settings)?;
+        cluster.run("initdb", |command| {
+            command.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N", "-D"]);
+        })?;
+        cluster.up()?;
+        Ok(cluster)
+    }
+
+    /// A folder without files of a server.
+    fn empty(settings: Vec<(String, String)>) -> io::Result<Cluster> {
         let owner = unprivileged()?;
         let folder = TempDir::with_prefix("watershed-pg-")?;
         if let Some((uid, gid)) = owner {
             chown(folder.path(), Some(uid), Some(gid))?;
         }
-        let mut cluster = Cluster {
-            bin: binaries()?,
-            owner,
-            port: 0,
-            settings: settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            watch: None,
-            pid: 0,
-            databases: AtomicU32::new(0),
-            folder,
-        };
-        let made = cluster
-            .command("initdb")
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N", "-D"])
-            .arg(cluster.data())
-            .output()?;
-        if !made.status.success() {
-            return Err(io::Error::other(String::from_utf8_lossy(&made.stderr).into_owned()));
+        let bin = binaries()?;
+        Ok(Cluster { bin, owner, port: 0, settings, watch: None, pid: 0, databases: AtomicU32::new(0), folder })
+    }
+
+    /// Runs a program whose last argument is the data folder.
+    fn run(&self, program: &str, arguments: impl FnOnce(&mut Command)) -> io::Result<()> {
+        let mut command = self.command(program);
+        arguments(&mut command);
+        let made = command.arg(self.data()).output()?;
+        match made.status.success() {
+            true => Ok(()),
+            false => Err(io::Error::other(String::from_utf8_lossy(&made.stderr).into_owned())),
         }
-        cluster.up()?;
-        Ok(cluster)
+    }
+
+    /// A server that follows this one: its standby (`pg_basebackup -R`), on a port of its own.
+    ///
+    /// # Panics
+    /// When it cannot be made or started; the message says why.
+    pub fn standby(&self) -> Cluster {
+        let mut standby = self.backup();
+        let signal = standby.data().join("standby.signal");
+        let file = standby.data().join("postgresql.auto.conf");
+        let text = format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n", self.port);
+        fs::write(&file, text).and_then(|()| fs::write(&signal, "")).expect("the standby's files are written");
+        standby.restart();
+        standby
+    }
+
+    /// A base backup of this server, put back on a port of its own; `restart` starts it.
+    ///
+    /// # Panics
+    /// When it cannot be made; the message says why.
+    pub fn backup(&self) -> Cluster {
+        let made = || {
+            let copy = Cluster::empty(self.settings.clone())?;
+            let url = self.url("postgres");
+            copy.run("pg_basebackup", |command| {
+                command.args(["-c", "fast", "-X", "stream", "-d", &url, "-D"]);
+            })?;
+            Ok(copy)
+        };
+        made().unwrap_or_else(|error: io::Error| panic!("a backup of a throwaway PostgreSQL: {error}"))
+    }
+
+    /// The files as they are on the disk, replication slots too, as a snapshot of the disk has them; the server does not run.
+    ///
+    /// # Panics
+    /// When they cannot be copied; the message says why.
+    pub fn snapshot(&self) -> Cluster {
+        assert!(self.watch.is_none(), "a server that runs writes its files");
+        let made = || {
+            let copy = Cluster::empty(self.settings.clone())?;
+            let from = self.data();
+            copy.run("cp", |command| {
+                command.arg("-a").arg(&from);
+            })?;
+            Ok(copy)
+        };
+        made().unwrap_or_else(|error: io::Error| panic!("a snapshot of a throwaway PostgreSQL: {error}"))
     }
 
     /// One of the server's programs (`pgbench`, `pg_dump`, …), run as its user.
     pub fn command(&self, program: &str) -> Command {
-        self.as_owner(Command::new(self.bin.join(program)))
+        let ours = self.bin.join(program);
+        self.as_owner(Command::new(if ours.is_file() { ours } else { program.into() }))
     }
 
     fn as_owner(&self, mut command: Command) -> Command {
@@ -163,7 +215,7 @@ impl Cluster {
             if ready.status.success() {
                 return Ok(());
             }
-            if !Path::new(&format!("/proc/{}/stat", self.pid)).exists() || self.is_zombie() {
+            if self.has_ended() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -172,8 +224,8 @@ impl Cluster {
         Err(io::Error::other(self.log()))
     }
 
-    fn is_zombie(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+    fn has_ended(&self) -> bool {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return true };
         stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
     }
 
@@ -235,6 +287,17 @@ impl Cluster {
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.signal("-KILL");
+        self.end();
+    }
+
+    /// Stops it in good order, with a checkpoint.
+    pub fn stop(&mut self) {
+        self.signal("-INT");
+        let deadline = Instant::now() + DEADLINE;
+        while !self.has_ended() {
+            assert!(Instant::now() < deadline, "a throwaway PostgreSQL does not stop: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
         self.end();
     }
 

@@ -30,6 +30,8 @@ pub struct InspectedTable {
     pub rows_estimate: u64,
     /// Whether its changes can be captured. If not, `problems` says why.
     pub capturable: bool,
+    /// The statements that have deleted rows told whole; `None` where they are, or where deletes are not told at all.
+    pub old_rows: Option<String>,
 }
 
 /// Some rows of a table, and what the database contained when they were read.

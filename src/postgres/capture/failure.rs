@@ -98,7 +98,11 @@ pub(super) fn streamed(error: &ReplicationError) -> Failed {
              node with a copy of this node's data folder",
             "nothing, if it was an earlier run; else stop the other one",
         ),
-        // undefined_object: the slot, or a publication as it was when the change was made
+        // undefined_object: the slot; the next attempt looks whose doing that is, and says so
+        "42704" if error.to_string().contains("replication slot") => {
+            again("WS-PGCAPTURE-026", BROKE, error, "nothing yet: it is looked at again")
+        }
+        // undefined_object: a publication as it was when the change was made
         "42704" => broken(
             "WS-PGCAPTURE-025",
             error,

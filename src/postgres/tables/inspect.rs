@@ -74,23 +74,31 @@ impl Facts {
 }
 
 /// Looks at a database without changing it: its tables, and all that keeps a node from capturing it and from applying
-/// to it, each with the statements to run. Connecting takes at most `limit`.
+/// to it, each with the statements to run. Without `captures` nothing of it is captured, and less is needed. Connecting takes
+/// at most `limit`.
 ///
 /// # Errors
 /// The server cannot be reached, or refuses.
-pub async fn inspect(endpoint: &Endpoint, captures: &CapturesTable, limit: Duration) -> Result<Inspection, PgError> {
+pub async fn inspect(
+    endpoint: &Endpoint,
+    captures: Option<&CapturesTable>,
+    limit: Duration,
+) -> Result<Inspection, PgError> {
     let mut session = endpoint.connect(limit).await?;
     let failed = |error| endpoint.failed("looking at it", error);
     look(&mut session.client, captures).await.map_err(failed)
 }
 
-async fn look(client: &mut Client, captures: &CapturesTable) -> Result<Inspection, tokio_postgres::Error> {
+async fn look(client: &mut Client, captures: Option<&CapturesTable>) -> Result<Inspection, tokio_postgres::Error> {
     let transaction = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
     let transaction = transaction.start().await?;
     transaction.batch_execute("set local search_path = pg_catalog").await?;
     let facts = Facts::of(&transaction.query_one(FACTS, &[]).await?)?;
     let mut inspection = Inspection::default();
     judge_server(&facts, &mut inspection);
+    if captures.is_some() {
+        judge_log(&facts, &mut inspection);
+    }
     judge_rights(&transaction, &facts, &mut inspection).await?;
     let published: Vec<u32> = transaction.query(PUBLISHED, &[]).await?.iter().map(|row| row.get(0)).collect();
     let Tables { tables, unnamed } = read_tables(&transaction).await?;
@@ -98,10 +106,11 @@ async fn look(client: &mut Client, captures: &CapturesTable) -> Result<Inspectio
     inspection.unnamed = unnamed;
     for table in tables {
         let is_published = published.contains(&table.oid);
-        let captured = captures(&table.def.name);
+        let captured = captures.is_some_and(|captures| captures(&table.def.name));
         let (capturable, problems) = judge_table(&table, &facts, is_published, captured);
         let rows_estimate = table.rows_estimate;
-        inspection.tables.push(InspectedTable { def: table.def, problems, rows_estimate, capturable });
+        let old_rows = (table.identity == Identity::Key).then(|| whole_old_rows(&table));
+        inspection.tables.push(InspectedTable { def: table.def, problems, rows_estimate, capturable, old_rows });
     }
     Ok(inspection)
 }
@@ -111,6 +120,7 @@ pub(crate) async fn refusals(client: &Client) -> Result<Vec<String>, tokio_postg
     let facts = Facts::of(&client.query_one(FACTS, &[]).await?)?;
     let mut inspection = Inspection::default();
     judge_server(&facts, &mut inspection);
+    judge_log(&facts, &mut inspection);
     judge_rights(client, &facts, &mut inspection).await?;
     Ok(inspection.refusals)
 }
@@ -118,7 +128,6 @@ pub(crate) async fn refusals(client: &Client) -> Result<Vec<String>, tokio_postg
 /// What concerns all of its databases.
 fn judge_server(facts: &Facts, inspection: &mut Inspection) {
     let refusals = &mut inspection.refusals;
-    let restart = "and restart the server";
     if facts.version < VERSION_MIN {
         refusals.push(format!(
             "error[WS-PGCAPTURE-001]: the server is PostgreSQL {}: before 14 its log cannot be read as it must be \
@@ -132,6 +141,25 @@ fn judge_server(facts: &Facts, inspection: &mut Inspection) {
              / do: name the primary's address, or promote it: SELECT pg_promote();"
                 .into(),
         );
+    }
+    if facts.encoding == "SQL_ASCII" {
+        inspection.warnings.push(
+            "the database's encoding is SQL_ASCII: the server does not know what its texts mean, and what is not UTF-8 \
+             cannot be applied elsewhere / do: dump and restore it into a database with ENCODING 'UTF8'"
+                .into(),
+        );
+    }
+}
+
+/// Whether its transaction log can be read. The user needs a slot and REPLICATION for nothing else.
+fn judge_log(facts: &Facts, inspection: &mut Inspection) {
+    let refusals = &mut inspection.refusals;
+    let restart = "and restart the server";
+    if !facts.may_replicate {
+        let user = quoted(&facts.user);
+        refusals.push(format!(
+            "error[WS-PGCAPTURE-007]: the user {user} may not replicate / do: ALTER ROLE {user} REPLICATION;"
+        ));
     }
     if facts.wal_level != "logical" {
         refusals.push(format!(
@@ -170,13 +198,6 @@ fn judge_server(facts: &Facts, inspection: &mut Inspection) {
             max + 4
         ));
     }
-    if facts.encoding == "SQL_ASCII" {
-        inspection.warnings.push(
-            "the database's encoding is SQL_ASCII: the server does not know what its texts mean, and what is not UTF-8 \
-             cannot be applied elsewhere / do: dump and restore it into a database with ENCODING 'UTF8'"
-                .into(),
-        );
-    }
 }
 
 /// What the node's user may not do.
@@ -187,11 +208,6 @@ async fn judge_rights(
 ) -> Result<(), tokio_postgres::Error> {
     let (user, database) = (quoted(&facts.user), quoted(&facts.database));
     let refusals = &mut inspection.refusals;
-    if !facts.may_replicate {
-        refusals.push(format!(
-            "error[WS-PGCAPTURE-007]: the user {user} may not replicate / do: ALTER ROLE {user} REPLICATION;"
-        ));
-    }
     if !facts.may_create {
         refusals.push(format!(
             "error[WS-PGCAPTURE-008]: the user {user} may not make a schema and a publication in the database {database} \
@@ -272,4 +288,11 @@ fn judge_table(table: &Table, facts: &Facts, is_published: bool, captured: bool)
         ));
     }
     (capturable, problems)
+}
+
+/// The statements after which the server logs deleted rows whole; it looks at each partition's own identity.
+fn whole_old_rows(table: &Table) -> String {
+    let leaves = table.leaves.iter().map(|leaf| leaf.name.clone());
+    let each = std::iter::once(table.sql()).chain(leaves);
+    each.map(|name| format!("ALTER TABLE {name} REPLICA IDENTITY FULL;")).collect::<Vec<_>>().join(" ")
 }

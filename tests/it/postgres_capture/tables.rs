@@ -7,7 +7,7 @@ use watershed::view::{InspectedTable, Inspection};
 use super::{CLUSTER, LIMIT, endpoint, every_table};
 
 async fn look(url: &str) -> Inspection {
-    inspect(&endpoint(url), &every_table(), LIMIT).await.expect("it can be looked at")
+    inspect(&endpoint(url), Some(&every_table()), LIMIT).await.expect("it can be looked at")
 }
 
 /// `name(column type key, …)`.

@@ -2,10 +2,13 @@
 
 mod away;
 mod balances;
+mod checks;
 mod copies;
 mod decisions;
+mod failover;
 mod filters;
 mod first_hours;
+mod ids;
 mod kills;
 mod levels;
 mod links;
@@ -17,6 +20,7 @@ mod pgbench;
 mod postgres;
 mod restores;
 mod retention;
+mod servers;
 pub mod site;
 mod standby;
 mod surfaces;

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::site::{Ground, Site, wait, wait_equal};
 use watershed::testing::postgres::Cluster;
 
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
+pub static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     Cluster::with(&[
         ("wal_level", "logical"),
         ("max_slot_wal_keep_size", "1GB"),
@@ -15,19 +15,19 @@ static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     ])
 });
 
-const SERVER: &str = "create table orders (id bigint primary key, site text, amount numeric(12,2), note text); \
+pub const SERVER: &str = "create table orders (id bigint primary key, site text, amount numeric(12,2), note text); \
      create table marks (id integer primary key, done boolean, at timestamptz, raw bytea);";
 const FILE: &str = "pragma journal_mode = wal; create table orders (id bigint primary key, site text, amount numeric(12,2), note text); \
      create table marks (id integer primary key, done boolean, at timestamptz, raw bytea);";
-const OWNED: &str = "[table.orders]\nowner_by = \"row.site\"\n";
-const ORDERS: &str = "select id, site, note from orders order by id";
+pub const OWNED: &str = "[table.orders]\nowner_by = \"row.site\"\n";
+pub const ORDERS: &str = "select id, site, note from orders order by id";
 
-fn sends(to: &str, tables: &str) -> String {
+pub fn sends(to: &str, tables: &str) -> String {
     format!("[send.{to}]\ntables = [{tables}]\n")
 }
 
 /// Waits until `watershed diff` finds nothing.
-fn wait_same(a: &Site, b: &Site) {
+pub fn wait_same(a: &Site, b: &Site) {
     let mut said = String::new();
     wait(&format!("{} and {} are equal", a.name, b.name), || {
         let output = super::site::watershed(&["diff", &a.url(), &b.url(), "--tables", "orders,marks"], None);

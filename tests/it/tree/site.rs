@@ -107,6 +107,11 @@ impl Site {
         fs::write(self.config(), text).expect("a configuration");
     }
 
+    /// The database is at another address from now on; `configure` says so to the node.
+    pub fn moves(&mut self, url: String) {
+        self.server = Some(url);
+    }
+
     pub fn config(&self) -> PathBuf {
         self.dir.join("watershed.toml")
     }
@@ -124,7 +129,7 @@ impl Site {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.dir.join("node.log")).expect("a log file");
         let errors = log.try_clone().expect("a log file");
-        let process = Command::new(env!("CARGO_BIN_EXE_watershed"))
+        let process = Command::new(binary())
             .args(["run", "-c"])
             .arg(self.config())
             .stdin(Stdio::null())
@@ -298,9 +303,14 @@ impl Site {
     }
 }
 
+/// The program under test: the one that was built with the tests, or `WATERSHED_TEST_BINARY`.
+fn binary() -> PathBuf {
+    std::env::var_os("WATERSHED_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_watershed").into(), PathBuf::from)
+}
+
 /// Runs the command line.
 pub fn watershed(args: &[&str], config: Option<&Path>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_watershed"));
+    let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null());
     if let Some(config) = config {
         command.arg("-c").arg(config);
@@ -309,10 +319,15 @@ pub fn watershed(args: &[&str], config: Option<&Path>) -> Output {
 }
 
 /// Waits for a condition.
-pub fn wait(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait(what: &str, condition: impl FnMut() -> bool) {
+    wait_for(what, DEADLINE, condition);
+}
+
+/// Waits for a condition that may take longer than others.
+pub fn wait_for(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < DEADLINE, "it does not come about: {what}");
+        assert!(started.elapsed() < deadline, "it does not come about: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

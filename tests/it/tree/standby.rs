@@ -1,6 +1,6 @@
 //! A live copy of a node's database in the same process.
 
-use super::site::{Ground, wait};
+use super::site::{Ground, Site, wait};
 use std::process::Command;
 
 const SCHEMA: &str = "pragma journal_mode = wal; create table orders (id integer primary key, note text); create table private (id integer primary key);";
@@ -57,4 +57,74 @@ fn a_table_that_was_replaced_is_copied_again_and_a_copy_that_is_not_there_holds_
     wait("the copy is equal", || shell(&copy, ALL) == site.sql(ALL));
     site.sql("drop table orders; create table orders (id integer primary key, note text); insert into orders values (2, 'two')");
     wait("the copy is equal again", || shell(&copy, ALL) == site.sql(ALL));
+}
+
+#[test]
+fn a_copys_parked_table_is_shown_and_retried_skipped_or_copied_afresh() {
+    let ground = Ground::new();
+    let mut site = ground.site("hq", SCHEMA);
+    let copy = site.dir.join("copy.db");
+    shell(
+        &copy,
+        "pragma journal_mode = wal; create table orders (id integer primary key, note text check (note <> 'bad')); create table private (id integer primary key);",
+    );
+    site.sql("insert into orders values (1, 'one')");
+    site.configure(None, "[copy.standby]\nurl = \"sqlite:copy.db\"\ntables = [\"*\"]\n");
+    site.up();
+    wait("the copy is equal", || shell(&copy, ALL) == site.sql(ALL));
+    site.wait_source("standby/orders", "live");
+    site.wait_source("standby", "running");
+    let parked = |site: &Site| {
+        site.wait_source("standby/orders", "parked");
+        site.wait_problem("watershed source retry standby/orders");
+        assert!(
+            site.source("standby/orders")["error"].to_string().contains("CHECK"),
+            "{}",
+            site.source("standby/orders")
+        );
+        assert_eq!(site.source("orders")["state"], "live", "the node's own table is not parked");
+    };
+    let others = |site: &Site, id: u32| {
+        site.sql(&format!("insert into private values ({id})"));
+        wait("the other table goes on", || shell(&copy, "select max(id) from private").trim() == id.to_string());
+    };
+    // Skipped, also after a kill.
+    site.sql("insert into orders values (2, 'bad')");
+    parked(&site);
+    site.sql("insert into orders values (3, 'three')");
+    others(&site, 1);
+    site.kill();
+    site.up();
+    parked(&site);
+    assert_eq!(site.watershed(&["source", "skip", "standby/orders"]).status.code(), Some(2), "a skip wants --yes");
+    site.does(&["source", "skip", "standby/orders", "--yes"]);
+    site.wait_source("standby/orders", "live");
+    wait("the rest is applied", || shell(&copy, "select group_concat(id) from orders").trim() == "1,3");
+    // Retried: first in vain, then with the cause mended.
+    site.sql("insert into orders values (4, 'bad')");
+    parked(&site);
+    site.does(&["source", "retry", "standby/orders"]);
+    parked(&site);
+    shell(
+        &copy,
+        "pragma writable_schema = on; update sqlite_schema set sql = 'CREATE TABLE orders (id integer primary key, note text)' where name = 'orders'; create table bump (i); drop table bump;",
+    );
+    site.does(&["source", "retry", "standby/orders"]);
+    site.wait_source("standby/orders", "live");
+    wait("what was refused is there", || shell(&copy, "select group_concat(id) from orders").trim() == "1,3,4");
+    // Copied afresh: what was skipped is there, too.
+    site.does(&["source", "resync", "standby/orders", "--yes"]);
+    wait("the copy is equal again", || shell(&copy, ALL) == site.sql(ALL));
+    site.wait_source("standby/orders", "live");
+    site.does(&["source", "pause", "standby/orders"]);
+    site.sql("insert into orders values (9, 'nine')");
+    others(&site, 2);
+    assert_eq!(shell(&copy, "select count(*) from orders where id = 9").trim(), "0", "a paused table waits");
+    site.does(&["source", "resume", "standby/orders"]);
+    wait("the copy is equal at the end", || shell(&copy, ALL) == site.sql(ALL));
+    for unknown in ["standby/nosuch", "nobody/orders", "standby/"] {
+        let refused = site.watershed(&["source", "retry", unknown]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("WS-HTTP-006"), "{unknown}: {said}");
+    }
 }
