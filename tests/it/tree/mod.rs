@@ -2,6 +2,7 @@
 
 mod away;
 mod balances;
+mod cases;
 mod checks;
 mod copies;
 mod decisions;

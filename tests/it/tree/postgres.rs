@@ -12,6 +12,7 @@ pub static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
         ("max_replication_slots", "50"),
         ("max_wal_senders", "50"),
         ("max_connections", "300"),
+        ("max_prepared_transactions", "20"),
     ])
 });
 
