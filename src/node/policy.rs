@@ -30,8 +30,10 @@ pub struct Policy {
     pub ownership: Arc<Ownership>,
     /// `[table.NAME] conflicts = "may-diverge"`.
     pub may_diverge: HashSet<TableName>,
-    /// Captured besides what is selected: `[database] capture` and the tables with an owner.
+    /// Captured besides what is selected: `[database] capture`, and what copies have.
     pub capture: Selection,
+    /// The tables with an owner, captured too.
+    pub owned: Selection,
 }
 
 impl Policy {
@@ -53,7 +55,7 @@ impl Policy {
     /// All selections.
     pub fn selections(&self) -> impl Iterator<Item = &Selection> {
         let children = self.child.values().map(|send| &send.selection);
-        [&self.parent.selection, &self.children.selection, &self.capture].into_iter().chain(children)
+        [&self.parent.selection, &self.children.selection, &self.capture, &self.owned].into_iter().chain(children)
     }
 
     /// Whether the table's local changes are captured: the union of what any selection or owner names.
@@ -72,8 +74,10 @@ impl Policy {
         Arc::new(move |table| selections.iter().any(|selection| selection.matches(table)))
     }
 
-    /// Whether some selection, capture or owner names the table, rather than a star matching it.
+    /// Whether something that wants the table's changes names it, rather than a star matching it. An owner says only whose
+    /// they are.
     pub fn names(&self, table: &TableName) -> bool {
-        self.selections().any(|selection| selection.names(table))
+        let owned = &self.owned;
+        self.selections().any(|selection| !std::ptr::eq(selection, owned) && selection.names(table))
     }
 }

@@ -180,7 +180,10 @@ async fn tables(policy: &Policy, store: &Store) -> Result<Found, NodeError> {
         let problem = format!("table {name} cannot be followed: {}", table.problems.join("; "));
         match policy.names(name) {
             true => wrong.push(problem),
-            false => found.preflight.warnings.push(format!("{problem}; it is matched by a star only, and left out")),
+            false => found
+                .preflight
+                .warnings
+                .push(format!("{problem}; a star or an owner names it only, so its local changes are left out")),
         }
     }
     let mut absent: Vec<_> = policy.selections().flat_map(|selection| selection.named()).collect();

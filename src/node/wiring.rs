@@ -106,7 +106,7 @@ pub fn policy(config: &Config) -> Result<Policy, ConfigError> {
     }
     let mut owners = HashMap::new();
     let mut may_diverge = HashSet::new();
-    let mut captured: Vec<String> = Vec::new();
+    let mut owned: Vec<String> = Vec::new();
     for (name, rule) in &config.table {
         let table: TableName = name.parse().expect("names have been checked when the file was read");
         if let Some(by) = &rule.owner_by {
@@ -118,19 +118,22 @@ pub fn policy(config: &Config) -> Result<Policy, ConfigError> {
             may_diverge.insert(table.clone());
         }
         if rule.is_owned() {
-            captured.push(name.clone());
+            owned.push(name.clone());
         }
     }
     let capture = config.database.iter().flat_map(|database| &database.capture);
     let copied = config.copy.values().flat_map(|copy| &copy.tables);
-    captured.extend(capture.chain(copied).map(|pattern| pattern.as_str().to_owned()));
+    let captured: Vec<String> = capture.chain(copied).map(|pattern| pattern.as_str().to_owned()).collect();
+    let select =
+        |patterns: &[String]| Selection::new(patterns).expect("patterns have been checked when the file was read");
     Ok(Policy {
         parent: send(config.send.parent.as_ref())?,
         children: send(config.send.children.as_ref())?,
         child,
         ownership: Arc::new(Ownership::new(owners)),
         may_diverge,
-        capture: Selection::new(&captured).expect("patterns have been checked when the file was read"),
+        capture: select(&captured),
+        owned: select(&owned),
     })
 }
 

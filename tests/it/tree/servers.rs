@@ -355,3 +355,27 @@ fn a_password_that_is_changed_under_a_node_is_told_and_nothing_is_lost() {
     root.up();
     flows(&root, &leaf);
 }
+
+#[test]
+fn a_file_that_has_got_a_table_without_a_key_starts_again() {
+    let ground = Ground::new();
+    let mut root = ground.server_site("root", &CLUSTER, "create table notes (n int, text text)");
+    let mut file = ground.site("file", "pragma journal_mode = wal");
+    let owner = "[table.notes]\nowner = \"root\"\n";
+    root.configure(None, &(sends("children", "\"notes\"") + owner));
+    file.configure(Some(root.port), owner);
+    root.sql("insert into notes values (1, 'a'), (1, 'a')");
+    root.up();
+    file.up();
+    file.wait_source("notes", "live");
+    for round in 0..2 {
+        file.kill();
+        root.sql(&format!("insert into notes values ({round}, 'more')"));
+        file.up();
+        wait_equal("select * from notes order by n, text", &[&root, &file]);
+    }
+    // Where its own changes are to be sent, it is refused as before.
+    file.stop();
+    file.configure(Some(root.port), &(sends("parent", "\"notes\"") + owner));
+    refused(&file, &["run"], 3, &["WS-NODE-024", "it has no PRIMARY KEY"]);
+}
