@@ -288,3 +288,9 @@ pub const CAPTURE_SLOT_FREE_MAX: Duration = Duration::from_secs(1);
 
 /// With fewer ids of a node's range left, `check` says that it will be used up.
 pub const IDS_LEFT_MIN: i64 = 1_000;
+/// Transactions that are merged into one for PostgreSQL, in bytes, while the one before is carried out.
+pub const APPLY_GATHER_BYTES: usize = 4 << 20;
+/// How often a database is looked at while there is nothing to apply.
+pub const DATABASE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an applying PostgreSQL session may take to be set up, once it is connected.
+pub const APPLY_OPEN_TIMEOUT: Duration = Duration::from_secs(30);

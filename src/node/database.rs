@@ -10,7 +10,7 @@ use super::lanes::LaneReaders;
 use super::shared::Shared;
 use super::store::Store;
 use crate::log::{Log, SourceError};
-use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, Row, TableDef, TableName};
+use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, Row, TableDef, TableName, limits};
 use crate::stream::{FollowError, Follower, Step};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, ViewError};
 
@@ -213,7 +213,8 @@ impl Applying {
             let stop = self.shared.stop.clone();
             tokio::select! {
                 _ = stop.cancelled() => {}
-                _ = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+                // Also when there is nothing to do: a database that has lost what it had says so only when it is asked.
+                _ = tokio::time::sleep(wait.unwrap_or(limits::DATABASE_LOOK_INTERVAL)) => {}
                 _ = tail.changed(), if wait.is_none() => {}
                 _ = async { capture.wait_for(|state| state.replaced).await.is_ok() }, if self.whose == Whose::Nodes => {}
                 command = self.commands.recv() => match command {
@@ -252,7 +253,7 @@ impl Applying {
         }
         self.publish().await?;
         let replayed = self.replay(log, lanes).await?;
-        if step == Step::Moved || replayed {
+        if step == Step::Moved || replayed || self.lost {
             return Ok(None);
         }
         let waiting = self.view.lanes().iter().any(|lane| matches!(lane.state, LaneState::Replaying { .. }));

@@ -78,6 +78,18 @@ fn put(array: &mut Array, target: &Target, i: usize, cell: Cell<'_>) -> Option<(
     Some(())
 }
 
+/// Rows as the key's index has them, about: neighbours are found on the same pages. Where rows may stand in each other's
+/// way the order in which they came is the better one.
+fn in_key_order(target: &Target, rows: &mut [&[Cell<'_>]]) {
+    match target.key.as_slice() {
+        [only] if matches!(target.columns[*only].class, Class::Integer(_)) => {
+            let number = |row: &&[Cell<'_>]| std::str::from_utf8(row[*only].text).ok()?.parse::<i64>().ok();
+            rows.sort_by_cached_key(number);
+        }
+        key => rows.sort_by(|a, b| key.iter().map(|&i| a[i].text).cmp(key.iter().map(|&i| b[i].text))),
+    }
+}
+
 impl Columns {
     fn of(target: &Target, removes: bool, present: Vec<bool>) -> Columns {
         let fields: Vec<usize> = match removes {
@@ -179,11 +191,15 @@ impl Effects {
         self.remove(link, codes, target, net)?;
         let few = |count: usize| count <= limits::APPLY_FEW_ROWS;
         let with = |fate: Fate| net.rows().filter(move |(row, _)| row.fate == fate);
-        let (few_changed, few_new) = (few(with(Fate::Changed).count()), few(with(Fate::New).count()));
+        let mut changed: Vec<&[Cell<'_>]> = with(Fate::Changed).map(|(_, cells)| cells).collect();
+        if target.others.is_empty() {
+            in_key_order(target, &mut changed);
+        }
+        let (few_changed, few_new) = (few(changed.len()), few(with(Fate::New).count()));
         let mut single = Encoder { codes, ops: &mut self.last, mode: Mode::Strict };
         let mut updates: Vec<Columns> = Vec::new();
         let mut latest = 0;
-        for (_, cells) in with(Fate::Changed) {
+        for cells in changed {
             if few_changed {
                 single.update_by(target, cells, cells, false).ok()?;
                 continue;
@@ -219,12 +235,14 @@ impl Effects {
             let head = Head { table: 0, op: Op::Truncate, has_row: false, has_old: false };
             return single.change(target, head, &mut [], &mut []).ok();
         }
-        let gone = || net.rows().filter(|(row, _)| row.removed || row.fate == Fate::Gone);
-        if gone().count() <= limits::APPLY_FEW_ROWS {
-            return gone().try_for_each(|(_, cells)| single.delete(target, cells)).ok();
+        let gone = net.rows().filter(|(row, _)| row.removed || row.fate == Fate::Gone);
+        let mut gone: Vec<&[Cell<'_>]> = gone.map(|(_, cells)| cells).collect();
+        if gone.len() <= limits::APPLY_FEW_ROWS {
+            return gone.into_iter().try_for_each(|cells| single.delete(target, cells)).ok();
         }
+        in_key_order(target, &mut gone);
         let mut columns = Columns::of(target, true, Vec::new());
-        gone().try_for_each(|(_, cells)| columns.row(target, cells))?;
+        gone.into_iter().try_for_each(|cells| columns.row(target, cells))?;
         self.call(link, target, columns);
         Some(())
     }

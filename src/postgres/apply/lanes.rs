@@ -262,10 +262,8 @@ impl LaneView for PgApplier {
         self.set(cursor, Write::Reset(cursor, &lanes)).await?;
         self.held = cursor;
         self.attempted = None;
-        self.owed = None;
         self.lanes = lanes.into_iter().map(|lane| (lane.table.clone(), lane)).collect::<BTreeMap<_, _>>();
-        self.spools = Spools::default();
-        self.lane_spools.clear();
+        self.give_up();
         self.fresh.clear();
         Ok(())
     }

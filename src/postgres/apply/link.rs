@@ -152,15 +152,9 @@ impl Link {
             Err(error) if error.is_retryable() => return Err(ViewError::Retry(error.words())),
             Err(error) => return Err(error.into()),
         };
-        let client = &session.client;
-        let fail = |doing: &str, error| refusal(endpoint, doing, error, options.log);
-        let settings = settings(options.fire_triggers);
-        client.batch_execute(&settings).await.map_err(|e| fail("setting up the applying session", e))?;
-        origin(client, &own_name(options.log)).await.map_err(|e| fail("setting up the replication origin", e))?;
-        store::install(client).await.map_err(|e| fail("making Watershed's tables", e))?;
-        client.batch_execute(MOVE).await.map_err(|e| fail("making a temporary function", e))?;
-        let mover = client.prepare("SELECT pg_temp.ws_move($1, $2)").await;
-        let mover = mover.map_err(|e| fail("preparing", e))?;
+        let set_up = tokio::time::timeout(limits::APPLY_OPEN_TIMEOUT, Link::set_up(options, &session)).await;
+        let late = |_| ViewError::Retry(format!("{}: the server does not answer", endpoint.name()));
+        let mover = set_up.map_err(late)??;
         Ok(Link {
             session: Arc::new(session),
             log: options.log,
@@ -169,6 +163,18 @@ impl Link {
             bulks: HashMap::new(),
             made: 0,
         })
+    }
+
+    async fn set_up(options: &PgApplierOptions, session: &Session) -> Result<Statement, ViewError> {
+        let (endpoint, client) = (&options.endpoint, &session.client);
+        let fail = |doing: &str, error| refusal(endpoint, doing, error, options.log);
+        let settings = settings(options.fire_triggers);
+        client.batch_execute(&settings).await.map_err(|e| fail("setting up the applying session", e))?;
+        origin(client, &own_name(options.log)).await.map_err(|e| fail("setting up the replication origin", e))?;
+        store::install(client).await.map_err(|e| fail("making Watershed's tables", e))?;
+        client.batch_execute(MOVE).await.map_err(|e| fail("making a temporary function", e))?;
+        let mover = client.prepare("SELECT pg_temp.ws_move($1, $2)").await;
+        mover.map_err(|e| fail("preparing", e))
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -381,7 +387,8 @@ impl Link {
     }
 }
 
-/// What an applying session is set to.
+/// What an applying session is set to. Where the server's system can, a statement whose client is gone ends soon, and with
+/// it the session's hold on the replication origin.
 fn settings(fire_triggers: bool) -> String {
     let role = if fire_triggers { "" } else { "SET session_replication_role = replica;" };
     // Triggers and functions of the user's see the path that the user has set for them.
@@ -395,6 +402,7 @@ fn settings(fire_triggers: bool) -> String {
          SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
          SET default_transaction_deferrable = off; SET row_security = off;
          SET synchronous_commit = off; SET plan_cache_mode = force_generic_plan; SET jit = off;
+         DO $$ BEGIN SET client_connection_check_interval = '1s'; EXCEPTION WHEN OTHERS THEN NULL; END $$;
          SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET check_function_bodies = off"
     )
 }

@@ -13,14 +13,16 @@ mod link;
 mod live;
 mod merge;
 mod ops;
+mod parts;
 mod pass;
+mod plan;
 mod raw;
 mod registry;
 mod shape;
 mod store;
 mod target;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -64,8 +66,12 @@ pub struct PgApplier {
     attempted: Option<Cursor>,
     /// What is being carried out while the next batch is prepared.
     flight: Option<Flight>,
-    /// What was given and has not come about: it is done before anything else.
-    owed: Option<Batch>,
+    /// What was given meanwhile, to be carried out together.
+    gathered: Vec<Batch>,
+    /// What was given and has not come about: it is done in order, before anything else.
+    owed: VecDeque<Batch>,
+    /// How often what was under way has failed.
+    failures: u64,
     lanes: BTreeMap<TableName, Lane>,
     targets: Targets,
     spools: Spools,
@@ -95,7 +101,9 @@ impl PgApplier {
             held: None,
             attempted: None,
             flight: None,
-            owed: None,
+            gathered: Vec::new(),
+            owed: VecDeque::new(),
+            failures: 0,
             lanes: BTreeMap::new(),
             targets: Targets::default(),
             spools: Spools::default(),
@@ -153,9 +161,7 @@ impl PgApplier {
         if position(found) < position(expected) {
             self.held = found;
             // What was to come after what is lost comes again.
-            (self.flight, self.owed) = (None, None);
-            self.spools = Spools::default();
-            self.lane_spools.clear();
+            self.give_up();
             return Err(ViewError::Lost(format!(
                 "{}: the server has lost what it had committed, back to position {}; it is read again from there",
                 self.options.endpoint.name(),
@@ -163,6 +169,15 @@ impl PgApplier {
             )));
         }
         Err(ViewError::Fenced { expected, found })
+    }
+
+    /// Forgets everything that was given and is not there.
+    fn give_up(&mut self) {
+        self.flight = None;
+        self.gathered.clear();
+        self.owed.clear();
+        self.spools = Spools::default();
+        self.lane_spools.clear();
     }
 
     /// What a failure means to the caller; the connection is forgotten if it broke.
@@ -189,9 +204,15 @@ impl PgApplier {
 impl View for PgApplier {
     async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError> {
         match &self.flight {
-            Some(flight) if flight.is_finished() => self.settle().await?,
+            Some(flight) if flight.is_finished() => {
+                self.arrive().await?;
+                self.launch().await?;
+            }
             Some(_) => {}
-            None => drop(self.link().await?),
+            None => {
+                self.link().await?;
+                self.launch().await?;
+            }
         }
         Ok(self.held)
     }

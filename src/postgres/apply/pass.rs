@@ -73,6 +73,17 @@ impl Scope<'_> {
     }
 }
 
+/// How a pass goes about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// The parts of large transactions by their net effect.
+    Merged,
+    /// Many operations at once.
+    InOrder,
+    /// Each operation by itself, to see which one fails.
+    Singly,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Write,
@@ -88,6 +99,8 @@ pub(super) struct Pass<'a> {
     pub mode: Mode,
     /// Every operation is carried out and waited for by itself, to see which one fails.
     pub singly: bool,
+    /// The parts of large transactions are merged.
+    pub merged: bool,
     /// A transaction is open at the server, so that calls may be carried out before the end.
     pub open: bool,
     pub ops: Ops,
@@ -96,11 +109,12 @@ pub(super) struct Pass<'a> {
     pub torn: u64,
 }
 
-type Tables = Vec<(Arc<TableDef>, Verdict)>;
+pub(super) type Tables = Vec<(Arc<TableDef>, Verdict)>;
 
 impl<'a> Pass<'a> {
     pub(super) fn new(link: &'a mut Link, targets: &'a mut Targets, scope: Scope<'a>, mode: Mode) -> Pass<'a> {
-        Pass { link, targets, scope, mode, singly: false, open: false, ops: Ops::new(), calls: Vec::new(), torn: 0 }
+        let (ops, calls) = (Ops::new(), Vec::new());
+        Pass { link, targets, scope, mode, singly: false, merged: false, open: false, ops, calls, torn: 0 }
     }
 
     /// Carries out, or makes calls of, everything that is to be written, in order.
@@ -120,9 +134,7 @@ impl<'a> Pass<'a> {
                 Work::Spooled(position) => {
                     let mut parts = spools.read(*position)?;
                     while let Some(entry) = parts.next()? {
-                        self.entry(*position, &entry, &parts.catalogs, &mut seen).await?;
-                        self.cut().await?;
-                        self.send().await?;
+                        self.part(*position, &entry, &parts.catalogs, &mut seen).await?;
                     }
                 }
             }
@@ -143,7 +155,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Carries out the calls so far, if a transaction is open.
-    async fn send(&mut self) -> Result<(), PassFail> {
+    pub(super) async fn send(&mut self) -> Result<(), PassFail> {
         if self.open && !self.calls.is_empty() {
             let calls = std::mem::take(&mut self.calls);
             self.link.calls(&calls).await?;
@@ -365,19 +377,21 @@ impl PgApplier {
         let after = self.main_position();
         work.retain(|item| item.position() > after);
         let mut withheld: BTreeMap<TableName, Trouble> = BTreeMap::new();
-        let mut singly = false;
+        let large = work.iter().any(|item| matches!(item, Work::Spooled(_)));
+        let merges = large && !self.options.exact && !self.options.fire_triggers;
+        let mut how = if merges { How::Merged } else { How::InOrder };
         loop {
-            match self.one_pass(&work, batch, spools, &withheld, singly).await {
+            match self.one_pass(&work, batch, spools, &withheld, how).await {
                 Ok(()) => return Ok(()),
                 Err(PassFail::View(error)) => return Err(self.view_fail(Fail::View(error))),
                 Err(PassFail::Table(trouble)) => {
-                    singly = false;
+                    how = How::InOrder;
                     withheld.insert(trouble.table.clone(), trouble);
                 }
-                Err(PassFail::Some(why)) if singly => return Err(ViewError::Failed(why)),
+                Err(PassFail::Some(why)) if how == How::Singly => return Err(ViewError::Failed(why)),
                 Err(PassFail::Some(why)) => {
-                    tracing::debug!("a batch is applied statement by statement: {why}");
-                    singly = true;
+                    tracing::debug!("a batch is applied again, not {how:?}: {why}");
+                    how = if how == How::Merged { How::InOrder } else { How::Singly };
                 }
             }
         }
@@ -389,7 +403,7 @@ impl PgApplier {
         batch: &Batch,
         spools: &mut Spools,
         withheld: &BTreeMap<TableName, Trouble>,
-        singly: bool,
+        how: How,
     ) -> Result<(), PassFail> {
         self.link().await?;
         let PgApplier { link, targets, lanes, held, .. } = self;
@@ -397,10 +411,10 @@ impl PgApplier {
         let stopped: Vec<Lane> = withheld.values().map(parked).collect();
         let scope = Scope::Main { lanes, withheld };
         let mut pass = Pass::new(link, targets, scope, Mode::Strict);
-        pass.singly = singly;
+        (pass.merged, pass.singly) = (how == How::Merged, how == How::Singly);
         let waits = |item: &Work<'_>| matches!(item, Work::Spooled(_));
         // A transaction that is sent as a whole needs no answer in between.
-        let whole = !singly && withheld.is_empty() && !work.iter().any(waits);
+        let whole = !pass.singly && withheld.is_empty() && !work.iter().any(waits);
         if !whole {
             pass.link.begin(*held, Some(batch.upto), false).await?;
             pass.open = true;

@@ -7,16 +7,16 @@ use watershed::view::{LaneView, View};
 
 use super::*;
 
-const SCHEMA: &str = "CREATE TABLE one(id bigint PRIMARY KEY, u bigint UNIQUE, v text, w text);
+pub(super) const SCHEMA: &str = "CREATE TABLE one(id bigint PRIMARY KEY, u bigint UNIQUE, v text, w text);
     CREATE TABLE two(a int, b text, v text, w text, PRIMARY KEY (b, a));
     CREATE TABLE none(a int, b text, v text, w text);";
 
-type Key = (i64, i64);
+pub(super) type Key = (i64, i64);
 /// Of one table: by key the values `u`, `v` and `w`.
 type Rows = BTreeMap<Key, (i64, i64, Option<i64>)>;
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Put(Key, i64, i64),
     /// `v` only; `w` does not travel.
     Touch(Key, i64),
@@ -62,10 +62,12 @@ fn unchanged(mut row: Row, columns: &[usize]) -> Row {
 }
 
 /// What happens at the source, in a transaction per step: to a table with a key of one column and to one with two.
-struct Source {
+pub(super) struct Source {
     rows: Rows,
     appended: Vec<i64>,
-    log: Script,
+    pub log: Script,
+    /// The changes of every transaction.
+    commits: Vec<Vec<Change>>,
     tables: [Arc<TableDef>; 3],
 }
 
@@ -73,6 +75,19 @@ impl Source {
     fn commit(&mut self, changes: Vec<Change>) {
         let [one, two, none] = &self.tables;
         self.log.commit(PEER, &[one, two, none], &changes);
+        self.commits.push(changes);
+    }
+
+    /// The same as large transactions, of so many each, in parts.
+    fn large(&self, log: &mut Script, each: usize) {
+        let [one, two, none] = &self.tables;
+        for commits in self.commits.chunks(each) {
+            log.last += 1;
+            let parts: Vec<Vec<Change>> = commits.chunks(each / 5 + 1).map(<[_]>::concat).collect();
+            for (n, changes) in parts.iter().enumerate() {
+                log.part(PEER, &[one, two, none], changes, n as u32, n + 1 < parts.len());
+            }
+        }
     }
 
     /// A change of the row in both tables with a key.
@@ -82,7 +97,7 @@ impl Source {
         self.commit(changes);
     }
 
-    fn write(&mut self, step: &Step) {
+    pub(super) fn write(&mut self, step: &Step) {
         let free = |rows: &Rows, key: Key, u: i64| rows.iter().all(|(other, row)| *other == key || row.0 != u);
         match *step {
             Step::Put(key, u, v) if free(&self.rows, key, u) => {
@@ -139,7 +154,7 @@ impl Source {
         }
     }
 
-    fn expected(&self) -> [Vec<String>; 3] {
+    pub(super) fn expected(&self) -> [Vec<String>; 3] {
         let shown = |row: &Row| -> String {
             let values: Vec<String> =
                 row.iter().map(|value| String::from_utf8_lossy(&value.text).into_owned()).collect();
@@ -154,18 +169,18 @@ impl Source {
     }
 }
 
-fn found(db: &Database) -> [Vec<String>; 3] {
+pub(super) fn found(db: &Database) -> [Vec<String>; 3] {
     ["SELECT * FROM one ORDER BY id", "SELECT * FROM two ORDER BY a, b", "SELECT * FROM none ORDER BY a"]
         .map(|sql| db.rows(sql))
 }
 
-fn source(log: Script) -> Source {
+pub(super) fn source(log: Script) -> Source {
     let tables = [
         table("one", &[("id", 1), ("u", 0), ("v", 0), ("w", 0)]),
         table("two", &[("a", 2), ("b", 1), ("v", 0), ("w", 0)]),
         table("none", &[("a", 0), ("b", 0), ("v", 0), ("w", 0)]),
     ];
-    Source { rows: Rows::new(), appended: Vec::new(), log, tables }
+    Source { rows: Rows::new(), appended: Vec::new(), log, commits: Vec::new(), tables }
 }
 
 proptest! {
@@ -188,11 +203,20 @@ proptest! {
             prop_assert_eq!(view.lanes(), []);
             prop_assert_eq!(found(db), source.expected(), "batches of {}, exact: {}", batch, is_exact);
         }
+        let db = Database::new(SCHEMA);
+        let (mut source, mut log) = (source(db.script()), db.script());
+        steps.iter().for_each(|step| source.write(step));
+        source.large(&mut log, at as usize);
+        let mut view = db.applier();
+        run(view.apply(&log.all())).expect("applies");
+        prop_assert_eq!(run(view.cursor()).expect("reads"), Some(db.cursor(log.last)));
+        prop_assert_eq!(view.lanes(), []);
+        prop_assert_eq!(found(&db), source.expected(), "large transactions of {}", at);
     }
 }
 
 /// A database that counts what is done to its table `one`, also by us.
-fn counting() -> Database {
+pub(super) fn counting() -> Database {
     Database::new(&format!(
         "{SCHEMA} CREATE TABLE done(op text);
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.done VALUES (tg_op); RETURN NULL; END $$;

@@ -2,6 +2,7 @@
 
 use super::site::{Ground, Site, wait};
 use std::process::Command;
+use watershed::testing::postgres::Cluster;
 
 const SCHEMA: &str = "pragma journal_mode = wal; create table orders (id integer primary key, note text); create table private (id integer primary key);";
 const ALL: &str = "select count(*), sum(id), min(note), max(note) from orders";
@@ -41,6 +42,29 @@ fn a_copy_follows_through_kills_and_shows_itself() {
         None,
     );
     assert_eq!(said.status.code(), Some(0));
+}
+
+/// A server whose commits are long in memory only, where nothing but the copy's own session can notice that it lost them.
+#[test]
+fn what_a_copys_server_has_lost_comes_again_though_nothing_else_happens() {
+    let mut cluster = Cluster::with(&[("wal_writer_delay", "10s"), ("shared_buffers", "16MB")]);
+    let url = cluster.database();
+    cluster.sql(&url, "create table orders (id bigint primary key, note text)");
+    let ground = Ground::new();
+    let mut site = ground.site("hq", SCHEMA);
+    site.configure(None, &format!("[copy.standby]\nurl = \"{url}\"\ntables = [\"orders\"]\n"));
+    site.up();
+    wait("the copy follows", || site.status()["copies"][0]["state"] == "running");
+    for round in 1..=4 {
+        site.sql(&format!("insert into orders values ({round}, 'once')"));
+        let there = |cluster: &Cluster| {
+            cluster.try_sql(&url, "select max(id) from orders").is_ok_and(|max| max.trim() == round.to_string())
+        };
+        wait("the row is there", || there(&cluster));
+        cluster.kill();
+        cluster.restart();
+        wait("the row is there again", || there(&cluster));
+    }
 }
 
 #[test]
