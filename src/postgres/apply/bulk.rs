@@ -140,9 +140,9 @@ impl Columns {
             .map(|n| format!("ws__t.{} = {}", target.columns[self.fields[n]].name, self.value(target, n)))
             .collect();
         let same = same.join(" AND ");
-        let mut body = String::from("#variable_conflict use_variable\nDECLARE ws__n int8; BEGIN ");
+        let mut body = String::from("#variable_conflict use_column\nDECLARE ws__n int8; BEGIN ");
         if self.bulk.removes {
-            let _ = write!(body, "DELETE FROM {} AS ws__t USING {from} WHERE {same}; END", target.rel);
+            let _ = write!(body, "DELETE FROM {} AS ws__t USING {from} WHERE {same}; END", target.own_rows);
             return (types, body);
         }
         let sets: Vec<String> = (keys..self.fields.len())
@@ -158,7 +158,7 @@ impl Columns {
         let _ = write!(
             body,
             "UPDATE {} AS ws__t SET {sets} FROM {from} WHERE {same}; GET DIAGNOSTICS ws__n = ROW_COUNT; IF ws__n <> cardinality(ws__a0) THEN ",
-            target.rel
+            target.own_rows
         );
         let whole = self.fields.len() == target.written.len();
         if whole && target.arbiter {

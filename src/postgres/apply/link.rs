@@ -22,7 +22,8 @@ use crate::view::ViewError;
 /// The error that moving the cursor raises when it is not where it is expected; its detail is the cursor found.
 const FENCED: &str = "WS001";
 
-/// Locks the cursor's row and compares it, then sets it; a cursor to set that is NULL leaves it.
+/// Locks the cursor's row and compares it, then sets it; a cursor to set that is NULL leaves it. The row is written in any
+/// case, before anything else: that is how capture knows our transactions, also where the server streams them before their end.
 const MOVE: &str = "
 CREATE FUNCTION pg_temp.ws_move(ws__from text, ws__to text) RETURNS void LANGUAGE plpgsql AS '
 DECLARE ws__found text;
@@ -31,9 +32,10 @@ BEGIN
   IF ws__found IS DISTINCT FROM ws__from THEN
     RAISE EXCEPTION ''the cursor was moved by somebody else'' USING ERRCODE = ''WS001'', DETAIL = coalesce(ws__found, '''');
   END IF;
-  IF ws__to IS NOT NULL THEN
-    UPDATE watershed.cursor c SET cursor = ws__to;
-    IF NOT FOUND THEN INSERT INTO watershed.cursor (cursor) VALUES (ws__to); END IF;
+  UPDATE watershed.cursor c SET cursor = coalesce(ws__to, c.cursor);
+  IF NOT FOUND THEN
+    INSERT INTO watershed.cursor (cursor) VALUES (coalesce(ws__to, ''''));
+    IF ws__to IS NULL THEN DELETE FROM watershed.cursor; END IF;
   END IF;
 END'";
 
@@ -198,13 +200,17 @@ impl Link {
         self.client().is_closed()
     }
 
-    /// Begins a transaction: the cursor is locked, compared, and set.
+    /// Begins a transaction: the cursor is locked, compared, and set. After an error none is open.
     pub(super) async fn begin(&self, from: Option<Cursor>, to: Option<Cursor>, sync: bool) -> Result<(), Fail> {
         let begin = if sync { "BEGIN; SET LOCAL synchronous_commit = on" } else { "BEGIN" };
         let (from, to) = (store::text(from), store::text(to));
         let moved = async { self.client().execute(&self.mover, &[&from, &to]).await };
         let begun = async { self.client().batch_execute(begin).await.map(|()| 0) };
-        self.answers(vec![Box::pin(begun), Box::pin(moved)]).await
+        let done = self.answers(vec![Box::pin(begun), Box::pin(moved)]).await;
+        if done.is_err() {
+            self.roll_back().await;
+        }
+        done
     }
 
     pub(super) async fn commit(&self) -> Result<(), Fail> {
@@ -320,7 +326,7 @@ impl Link {
     async fn make_loop(&mut self, codes: &Codes, kinds: &[u32]) -> Result<Statement, Error> {
         self.made += 1;
         let mut body = String::from(
-            "#variable_conflict use_variable
+            "#variable_conflict use_column
             DECLARE ws__p int4 := 0; ws__c int4;
             BEGIN
             IF ws__to IS NOT NULL THEN PERFORM pg_temp.ws_move(ws__from, ws__to); END IF;

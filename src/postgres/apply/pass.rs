@@ -43,7 +43,7 @@ impl From<Fail> for PassFail {
     fn from(fail: Fail) -> Self {
         match fail {
             Fail::View(error) => PassFail::View(error),
-            Fail::Table(error) => PassFail::Some(error.to_string()),
+            Fail::Table(error) => PassFail::Some(server_words(&error)),
         }
     }
 }

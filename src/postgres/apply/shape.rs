@@ -94,11 +94,16 @@ impl Target {
             Shape::Update | Shape::Move => self.update(takes, param),
             Shape::Delete => self.delete(0, param),
             Shape::UpdateEqual => {
-                format!("UPDATE {} AS ws__t SET {}{}", self.rel, self.sets(takes, param), self.same(takes.len(), param))
+                format!(
+                    "UPDATE {} AS ws__t SET {}{}",
+                    self.own_rows,
+                    self.sets(takes, param),
+                    self.same(takes.len(), param)
+                )
             }
-            Shape::DeleteEqual => format!("DELETE FROM {} AS ws__t{}", self.rel, self.same(0, param)),
-            Shape::Truncate if self.truncate => format!("TRUNCATE {}", self.rel),
-            Shape::Truncate => format!("DELETE FROM {}", self.rel),
+            Shape::DeleteEqual => format!("DELETE FROM {} AS ws__t{}", self.own_rows, self.same(0, param)),
+            Shape::Truncate if self.truncate => format!("TRUNCATE {}", self.own_rows),
+            Shape::Truncate => format!("DELETE FROM {}", self.own_rows),
         }
     }
 
@@ -164,7 +169,7 @@ impl Target {
             .collect();
         format!(
             "UPDATE {0} SET {1} WHERE {2}; IF NOT FOUND THEN {3}; END IF;",
-            self.rel,
+            self.own_rows,
             sets.join(", "),
             same.join(" AND "),
             self.put(columns, &places, param)
@@ -211,11 +216,11 @@ impl Target {
         let sets = self.sets(takes, param);
         // Only columns that cannot be updated: then it is only seen whether the row is there.
         let sets = if sets.is_empty() { format!("{0}={0}", self.columns[self.key[0]].name) } else { sets };
-        format!("UPDATE {} SET {sets}{}", self.rel, self.by_key(takes.len(), param))
+        format!("UPDATE {} SET {sets}{}", self.own_rows, self.by_key(takes.len(), param))
     }
 
     fn delete(&self, before: usize, param: Param<'_>) -> String {
-        format!("DELETE FROM {}{}", self.rel, self.by_key(before, param))
+        format!("DELETE FROM {}{}", self.own_rows, self.by_key(before, param))
     }
 
     fn by_key(&self, before: usize, param: Param<'_>) -> String {
@@ -241,7 +246,7 @@ impl Target {
                 }
             })
             .collect();
-        let rel = &self.rel;
+        let rel = &self.own_rows;
         let same = if same.is_empty() { "true".to_owned() } else { same.join(" AND ") };
         format!(
             " WHERE (ws__t.tableoid, ws__t.ctid) = (SELECT ws__s.tableoid, ws__s.ctid FROM {rel} AS ws__s WHERE {same} LIMIT 1)"
@@ -256,7 +261,7 @@ impl Target {
     fn delete_at(&self, same: &[(usize, usize)], param: Param<'_>) -> String {
         let same: Vec<String> =
             same.iter().map(|&(i, n)| format!("{}={}", self.columns[i].name, param(i, n))).collect();
-        format!("DELETE FROM {} WHERE {}; ", self.rel, same.join(" AND "))
+        format!("DELETE FROM {} WHERE {}; ", self.own_rows, same.join(" AND "))
     }
 
     /// Removes the rows that have the new row's values in another unique index, other than the row itself.

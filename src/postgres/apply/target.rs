@@ -67,6 +67,8 @@ pub(super) struct Target {
     pub def: Arc<TableDef>,
     /// Quoted, with its schema.
     pub rel: String,
+    /// The same for statements that could mean the tables that inherit from it, too; those have rows of their own.
+    pub own_rows: String,
     pub columns: Vec<Field>,
     /// Indexes of the columns that are written.
     pub written: Vec<usize>,
@@ -161,10 +163,12 @@ impl Target {
         if let Some(&generated) = key_only.next() {
             return Ok(Err(format!("the key's column {} is generated here", columns[generated].name)));
         }
+        let rel = format!("{}.{}", quote(found.get(1)), quote(found.get(2)));
         let own = rows.iter().filter(|row| !row.get::<_, bool>(4)).count();
         Ok(Ok(Target {
             def: def.clone(),
-            rel: format!("{}.{}", quote(found.get(1)), quote(found.get(2))),
+            own_rows: if kind == "r" { format!("ONLY {rel}") } else { rel.clone() },
+            rel,
             extra: own > written.len(),
             columns,
             written,

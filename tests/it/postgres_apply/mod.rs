@@ -4,6 +4,7 @@ mod apply;
 mod converge;
 
 mod crash;
+mod edges;
 mod gather;
 mod merge;
 
