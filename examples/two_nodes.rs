@@ -40,6 +40,9 @@ async fn node(
         database: Some(DatabaseSettings::new(Store::Sqlite(path))),
         policy: Policy { children, ..Policy::default() },
         log: LogSettings { segment_bytes: 1 << 20, ..LogSettings::default() },
+        append_main: false,
+        feeds: Default::default(),
+        tokens: Vec::new(),
     })
     .await?;
     let node = Arc::new(node);

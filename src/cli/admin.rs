@@ -70,6 +70,35 @@ impl Admin {
         json(self.answered(request.send_empty())?)
     }
 
+    /// `POST` of JSON, one JSON object; `headers` beside those that every call has.
+    pub fn send(&self, path: &str, body: &str, headers: &[(&str, &str)]) -> Result<Json, ExitError> {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        request = request
+            .header("Authorization", format!("Bearer {}", self.token))
+            .header("Content-Type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.config().timeout_global(Some(limits::ADMIN_TIMEOUT)).build();
+        json(self.answered(request.send(body))?)
+    }
+
+    /// `PUT` of JSON, one JSON object.
+    pub fn put(&self, path: &str, body: &str) -> Result<Json, ExitError> {
+        let request = self.agent.put(format!("{}{path}", self.base)).header("Content-Type", "application/json");
+        let request = request.header("Authorization", format!("Bearer {}", self.token));
+        let request = request.config().timeout_global(Some(limits::ADMIN_TIMEOUT)).build();
+        json(self.answered(request.send(body))?)
+    }
+
+    /// `DELETE`.
+    pub fn delete(&self, path: &str) -> Result<(), ExitError> {
+        let request = self.agent.delete(format!("{}{path}", self.base));
+        let request = request.header("Authorization", format!("Bearer {}", self.token));
+        let request = request.config().timeout_global(Some(limits::ADMIN_TIMEOUT)).build();
+        self.answered(request.call()).map(drop)
+    }
+
     /// `GET` of lines that may go on for ever; each is handed over without its newline. `wanted` is the type asked for
     /// (`application/x-ndjson`, `text/event-stream`).
     pub fn lines(

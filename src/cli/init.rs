@@ -16,6 +16,7 @@ use crate::node::config::{Config, DatabaseUrl, Overrides};
   watershed init sqlite:shop.db
   watershed init sqlite:branch-7.db --name branch-7 --listen 127.0.0.1:7071 --parent 127.0.0.1:7070 -c branch-7.toml
   watershed init --name hub            a node that is only a log
+  watershed init --log orders          a log that programs append to over HTTP
 
 Only writes the file (-c names it); never overwrites one without --force.")]
 pub(super) struct Init {
@@ -30,7 +31,7 @@ pub(super) struct Init {
     /// Where its parent listens
     #[arg(long, value_name = "HOST:PORT")]
     parent: Option<String>,
-    /// The log to configure
+    /// The log to configure; another name than `main` is one to append to over HTTP
     #[arg(long, value_name = "NAME", default_value = "main")]
     log: String,
     /// Replace an existing file
@@ -90,8 +91,9 @@ impl Init {
             None => text.push_str("# [database]                       # without one the node is only a log\n# url = \"sqlite:shop.db\"\n\n"),
         }
         text.push_str(&format!(
-            "[log.{}]\nengine = \"segments\"              # append-only files in data_dir\n\n",
-            key(&self.log)
+            "[log.{}]\nengine = \"segments\"              # append-only files in data_dir\n{}\n",
+            key(&self.log),
+            if self.log == "main" { "" } else { FEED },
         ));
         text.push_str(if self.parent.is_some() { SEND_PARENT } else { SEND_CHILDREN });
         text.push_str(TABLE);
@@ -104,6 +106,12 @@ fn key(name: &str) -> String {
     let bare = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if bare { name.into() } else { toml::Value::String(name.into()).to_string() }
 }
+
+const FEED: &str = "\
+append = true                      # POST /v1/logs/NAME/entries
+partitions = 1                     # order holds within one; fixed once the log is made
+# retain = { time = \"7d\", bytes = \"50GiB\" }
+";
 
 const SEND_PARENT: &str = "\
 # Nothing is sent unless it is listed.

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::log_feed::{Append, Create, Retain, Trim};
 use super::log_follow::{Range, export, read, tail};
 use super::{Exit, ExitError, Global, output, status_text};
 use crate::log::Log as LogStore;
 use crate::log::segments::{self, OpenError, SegmentLog};
 use crate::node::config::Config;
+use crate::node::feeds::feeds_dir;
 
 /// What is in the logs
 #[derive(Debug, Args)]
@@ -19,7 +21,13 @@ use crate::node::config::Config;
   watershed log read --after 120 --tables orders --json
   watershed log tail
   watershed log verify               of a stopped node
-  watershed log export > main.ndjson")]
+  watershed log export > main.ndjson
+  watershed log create orders --partitions 4
+  watershed log append orders '{\"customer\":\"a\",\"amount\":1.10}' --key a
+  watershed log append orders --file orders.ndjson
+  watershed log tail orders --from 1h --where 'row.amount > 100'
+  watershed log retain orders --time 30d --bytes 10GiB
+  watershed log trim orders --upto 1000 --yes")]
 pub(super) struct Log {
     #[command(subcommand)]
     action: Action,
@@ -45,6 +53,14 @@ enum Action {
         #[arg(default_value = "main")]
         log: String,
     },
+    /// Append rows to a log: one, or those of a file or of stdin, a line each
+    Append(Append),
+    /// Make a log beside `main`
+    Create(Create),
+    /// Change how long a log keeps its entries
+    Retain(Retain),
+    /// Remove a log's oldest entries, whether somebody needs them or not
+    Trim(Trim),
 }
 
 impl Log {
@@ -55,17 +71,28 @@ impl Log {
             Action::Verify { log } => verify(global, &log),
             Action::Tail(range) => tail(global, &range),
             Action::Export { log } => export(global, &log),
+            Action::Append(append) => append.run(global),
+            Action::Create(create) => create.run(global),
+            Action::Retain(retain) => retain.run(global),
+            Action::Trim(trim) => trim.run(global),
         }
     }
 }
 
-/// The folder of a log that has run.
+/// The folder of a log that has run. A partition of a feed is `NAME/NUMBER`, the first one just `NAME`.
 fn folder(config: &Config, log: &str) -> Result<PathBuf, ExitError> {
-    if log != "main" {
-        let why = "this version has one log per node";
-        return Err(ExitError::new("WS-CLI-009", Exit::Usage, format!("there is no log {log:?}"), why, "use `main`"));
+    let (name, partition) = log.split_once('/').unwrap_or((log, "0"));
+    let plain = |part: &str| {
+        part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) && !part.starts_with('.')
+    };
+    if !plain(name) || !plain(partition) {
+        let (why, fix) = ("a log's name has letters, digits, `-`, `_` and `.`", "see `watershed log ls`");
+        return Err(ExitError::new("WS-CLI-009", Exit::Usage, format!("there is no log {log:?}"), why, fix));
     }
-    let folder = config.node.log_dir(log);
+    let folder = match name {
+        "main" => config.node.log_dir("main"),
+        feed => feeds_dir(&config.node.data_dir).join(feed).join(partition),
+    };
     if folder.is_dir() {
         return Ok(folder);
     }

@@ -8,11 +8,11 @@ use super::log::open_stopped;
 use super::{Exit, ExitError, Global, block_on, output, signals};
 use crate::log::{Limit, Log, SourceError};
 use crate::model::{Logged, Position, ReadFrom, TableName};
-use crate::node::config::Config;
+use crate::node::config::{Config, Period};
 use crate::node::entry_json::write_entry;
 
 /// Which entries.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(super) struct Range {
     /// The log
     #[arg(default_value = "main")]
@@ -26,6 +26,21 @@ pub(super) struct Range {
     /// From this time on (RFC 3339); of a running node only
     #[arg(long, value_name = "TIME", conflicts_with_all = ["tail", "after"])]
     time: Option<String>,
+    /// From so long ago on (`1h`, `7d`) or from this time on; of a running node only
+    #[arg(long, value_name = "AGE", conflicts_with_all = ["tail", "after", "time"])]
+    from: Option<String>,
+    /// Entries with a row of this key only; of a running node only
+    #[arg(long)]
+    key: Option<String>,
+    /// Entries with a row for which this is true only (CEL over row and table); of a running node only
+    #[arg(long = "where", value_name = "EXPR")]
+    expression: Option<String>,
+    /// Entries with this correlation id only; of a running node only
+    #[arg(long, value_name = "ID")]
+    correlation: Option<String>,
+    /// This partition only
+    #[arg(long, value_name = "N")]
+    partition: Option<usize>,
     /// At most so many
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -36,22 +51,39 @@ pub(super) struct Range {
 
 impl Range {
     fn all(log: &str) -> Range {
-        let (after, tables) = (Some("0".into()), Vec::new());
-        Range { log: log.into(), after, tail: None, time: None, limit: Some(u64::MAX), tables }
+        Range { log: log.into(), after: Some("0".into()), limit: Some(u64::MAX), ..Range::default() }
     }
 
-    fn path(&self) -> String {
+    /// The time from which on, where one is given.
+    fn since(&self) -> Result<Option<String>, ExitError> {
+        let Some(from) = self.from.as_ref().or(self.time.as_ref()) else { return Ok(None) };
+        if from.parse::<jiff::Timestamp>().is_ok() {
+            return Ok(Some(from.clone()));
+        }
+        let age: Period = from.parse().map_err(|why: String| {
+            let fix = "write an age (1h, 7d) or a time (2030-01-31T12:00:00Z)";
+            ExitError::new("WS-CLI-028", Exit::Usage, format!("{from:?} is neither an age nor a time"), why, fix)
+        })?;
+        let since = jiff::Timestamp::now().checked_sub(age.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        Ok(Some(since.to_string()))
+    }
+
+    fn path(&self) -> Result<String, ExitError> {
         let tables: Vec<&str> = self.tables.iter().map(TableName::as_str).collect();
         let number = |value: Option<u64>| value.map(|value| value.to_string());
         let pairs = [
             ("after", self.after.clone()),
             ("tail", number(self.tail)),
-            ("time", self.time.clone()),
+            ("time", self.since()?),
+            ("key", self.key.clone()),
+            ("where", self.expression.clone()),
+            ("correlation", self.correlation.clone()),
+            ("partition", self.partition.map(|partition| partition.to_string())),
             ("limit", number(self.limit)),
             ("tables", (!tables.is_empty()).then(|| tables.join(","))),
         ];
         let pairs = pairs.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", escape(&value?))));
-        format!("/v1/logs/{}/entries?{}", escape(&self.log), pairs.collect::<Vec<_>>().join("&"))
+        Ok(format!("/v1/logs/{}/entries?{}", escape(&self.log), pairs.collect::<Vec<_>>().join("&")))
     }
 }
 
@@ -65,8 +97,9 @@ pub(super) fn export(global: &Global, log: &str) -> Result<(), ExitError> {
 
 fn read_as(global: &Global, range: &Range, as_json: bool) -> Result<(), ExitError> {
     let config = global.config()?;
-    let running = Admin::of(&config)
-        .and_then(|admin| admin.lines(&range.path(), "application/x-ndjson", |line| print(line, as_json)));
+    let path = range.path()?;
+    let running =
+        Admin::of(&config).and_then(|admin| admin.lines(&path, "application/x-ndjson", |line| print(line, as_json)));
     match running {
         Err(error) if error.exit == Exit::Unreachable => read_stopped(&config, range, as_json),
         other => other,
@@ -77,10 +110,10 @@ pub(super) fn tail(global: &Global, range: &Range) -> Result<(), ExitError> {
     let admin = global.admin()?;
     signals::end_quietly()?;
     let mut range = range.clone();
-    if range.after.is_none() && range.tail.is_none() && range.time.is_none() {
+    if range.after.is_none() && range.tail.is_none() && range.time.is_none() && range.from.is_none() {
         range.tail = Some(0);
     }
-    admin.lines(&range.path(), "text/event-stream", |line| match line.strip_prefix("data:") {
+    admin.lines(&range.path()?, "text/event-stream", |line| match line.strip_prefix("data:") {
         // Pings carry no entry.
         Some(data) if data.contains("\"changes\"") => print(data.trim_start(), global.json),
         _ => Ok(()),
@@ -122,17 +155,22 @@ fn unreadable(error: impl ToString) -> ExitError {
 }
 
 fn read_stopped(config: &Config, range: &Range, as_json: bool) -> Result<(), ExitError> {
-    if range.time.is_some() {
+    let by_content = range.key.is_some() || range.expression.is_some() || range.correlation.is_some();
+    if range.time.is_some() || range.from.is_some() || by_content {
         let fix = "start the node, or read by position";
         return Err(ExitError::new(
             "WS-CLI-012",
             Exit::Unreachable,
-            "--time needs a running node",
-            "positions are found by time there",
+            "--from, --time, --key, --where and --correlation need a running node",
+            "entries are found by time and content there",
             fix,
         ));
     }
-    let log = open_stopped(config, &range.log)?;
+    let place = match range.partition {
+        Some(partition) => format!("{}/{partition}", range.log),
+        None => range.log.clone(),
+    };
+    let log = open_stopped(config, &place)?;
     let start = start_of(range, log.as_ref())?;
     let limit = range.limit.unwrap_or(if range.tail.is_some() { u64::MAX } else { 1_000 });
     block_on(async {

@@ -4,6 +4,7 @@ mod admin;
 mod check;
 mod completions;
 mod config;
+mod consumer;
 mod demo;
 mod demo_tree;
 mod diff;
@@ -20,6 +21,7 @@ mod filter;
 mod finite;
 mod init;
 mod log;
+mod log_feed;
 mod log_follow;
 mod logging;
 mod man;
@@ -31,6 +33,7 @@ mod signals;
 mod source;
 mod status;
 mod status_text;
+mod token;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -57,7 +60,8 @@ Start here:
   status       What a running node is doing
 
 Data:
-  log          ls, read, tail, verify, export
+  log          ls, read, tail, append, verify, export, create, retain, trim
+  consumer     ls, show, reset
   filter       test an expression
   source       ls, pause, resume, retry, skip, resync, drop
   diff         Compare two databases, and make them equal
@@ -65,6 +69,7 @@ Data:
 
 Operate:
   peer         ls, pause, resume
+  token        new
   config       show, schema, explain
   doctor       What may be wrong on this machine
   completions  For a shell
@@ -137,12 +142,14 @@ enum Command {
     Check(check::Check),
     Run(run::Run),
     Status(status::Status),
-    Log(log::Log),
+    Log(Box<log::Log>),
+    Consumer(consumer::Consumer),
     Filter(filter::Filter),
     Source(source::Source),
     Diff(diff::Diff),
     Events(Box<events::Events>),
     Peer(peer::Peer),
+    Token(token::Token),
     Config(config::ConfigCommand),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
@@ -183,11 +190,13 @@ pub fn main() -> ExitCode {
         Command::Run(command) => command.run(&global),
         Command::Status(command) => command.run(&global),
         Command::Log(command) => command.run(&global),
+        Command::Consumer(command) => command.run(&global),
         Command::Filter(command) => command.run(&global),
         Command::Source(command) => command.run(&global),
         Command::Diff(command) => command.run(&global),
         Command::Events(command) => command.run(&global),
         Command::Peer(command) => command.run(&global),
+        Command::Token(command) => command.run(&global),
         Command::Config(command) => command.run(&global),
         Command::Doctor(command) => command.run(&global),
         Command::Completions(command) => command.run(),

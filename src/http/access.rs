@@ -1,4 +1,4 @@
-//! Who may ask: only this machine, and for orders only who can read the data folder.
+//! Who may ask: only this machine, and of it who shows a token with the right.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::server::error;
-use crate::node::Node;
+use crate::node::{Node, Right, token_digest};
 
 /// Whether a `Host` or `Origin` names this machine: a page of another site that a browser on this machine shows
 /// (DNS rebinding) does not.
@@ -47,20 +47,51 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
 
-/// Lets through who shows the admin token of the data folder.
-pub async fn operator(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+/// Whether whoever sends these headers has the right; the refusal otherwise. Without tokens in the configuration whoever is
+/// on this machine has those that are `open`.
+pub fn allowed(node: &Node, headers: &HeaderMap, wanted: &Right, open: bool) -> Result<(), Box<Response>> {
+    if open && node.tokens.is_empty() {
+        return Ok(());
+    }
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     if same(token.as_bytes(), node.folder.admin_token.as_bytes()) {
-        return next.run(request).await;
+        return Ok(());
     }
-    error(
-        StatusCode::UNAUTHORIZED,
-        "WS-HTTP-004",
-        "this needs the node's admin token",
-        "orders and the whole log are for operators",
-        "use `watershed … -c FILE` on this machine, or send `Authorization: Bearer` with the content of admin.token in the data folder",
-    )
+    let digest = token_digest(token);
+    // All are looked at, whichever it is.
+    let known = node.tokens.iter().fold(None, |known, one| if one.is(&digest) { Some(one) } else { known });
+    let Some(known) = known else {
+        let todo = "send `Authorization: Bearer` with a token that [node] tokens lists, or with the content of admin.token in the data \
+                    folder; `watershed … -c FILE` on this machine does that";
+        let message = if shown.is_none() { "this needs a token" } else { "the token is not one of this node's" };
+        let mut refused = error(StatusCode::UNAUTHORIZED, "WS-HTTP-004", message, "not everybody may do this", todo);
+        refused.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        return Err(Box::new(refused));
+    };
+    if known.may(wanted) {
+        return Ok(());
+    }
+    let message = format!("the token {:?} may not do this", known.name);
+    let (why, todo) =
+        (format!("it lacks the right {wanted}"), format!("add {wanted:?} to its `may`", wanted = wanted.to_string()));
+    Err(Box::new(error(StatusCode::FORBIDDEN, "WS-HTTP-021", &message, &why, &todo)))
+}
+
+/// Lets through who may give orders.
+pub async fn operator(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    match allowed(&node, request.headers(), &Right::Operate, false) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => *refused,
+    }
+}
+
+/// Lets through who may see how the node is doing.
+pub async fn onlooker(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    match allowed(&node, request.headers(), &Right::Metrics, true) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => *refused,
+    }
 }
 
 #[cfg(test)]

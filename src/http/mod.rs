@@ -1,10 +1,13 @@
 //! HTTP: health, status, metrics, the log for readers, orders of operators, and the upgrade to links.
 
 mod access;
+mod append;
+mod consumers;
 mod entries;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod events;
 mod listener;
+mod logs;
 mod metrics;
 mod operate;
 mod server;

@@ -112,13 +112,3 @@ pub async fn sources(State(node): Shared) -> Response {
     }
     Json(json!({ "schema": 1, "node": status.node, "sources": sources })).into_response()
 }
-
-/// `GET /v1/logs`.
-pub async fn logs(State(node): Shared) -> Response {
-    let log = Status::of(&node.shared).log;
-    let entry = json!({
-        "name": "main", "id": log.id, "oldest": log.oldest, "tail": log.tail, "cursor": log.cursor, "bytes": log.bytes,
-        "pins": log.pins,
-    });
-    Json(json!({ "schema": 1, "logs": [entry] })).into_response()
-}

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
@@ -16,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::listener::Ending;
-use super::{access, entries, metrics, operate};
+use super::{access, append, consumers, entries, logs, metrics, operate};
 use crate::model::limits;
 use crate::node::{Node, Status, Tree, ready};
 use crate::peer::{Serving, Timing};
@@ -67,17 +68,25 @@ fn router(node: Arc<Node>) -> Router {
     let orders = Router::new()
         .route("/v1/sources/{name}/{order}", post(operate::source))
         .route("/v1/peers/{name}/{order}", post(operate::peer))
-        .route("/v1/logs/{log}/entries", get(entries::read))
+        .route("/v1/logs/{log}/trim", post(logs::trim))
+        .route("/v1/logs/{log}/retain", post(logs::retain))
         .layer(from_fn_with_state(node.clone(), access::operator));
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
+    let shown = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tree", get(tree))
         .route("/v1/sources", get(operate::sources))
-        .route("/v1/logs", get(operate::logs))
         .route("/metrics", get(metrics::metrics))
+        .layer(from_fn_with_state(node.clone(), access::onlooker));
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/v1/logs", get(logs::ls).post(logs::create))
+        .route("/v1/logs/{log}", get(logs::show))
+        .route("/v1/logs/{log}/entries", get(entries::read).post(append::append))
+        .route("/v1/logs/{log}/consumers", get(consumers::ls))
+        .route("/v1/logs/{log}/consumers/{name}", get(consumers::show).put(consumers::set).delete(consumers::forget))
         .route("/v1/peer", get(peer))
+        .merge(shown)
         .merge(orders)
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -122,9 +131,37 @@ pub(super) async fn not_allowed(request: Request) -> Response {
     error(StatusCode::METHOD_NOT_ALLOWED, "WS-HTTP-013", &message, why, "see the `allow` header")
 }
 
+/// There is no log of that name.
+pub fn no_log(name: &str) -> Response {
+    let message = format!("there is no log {name:?}");
+    let fix = "see `GET /v1/logs`; a log is made by a section [log.NAME] or `watershed log create NAME`";
+    error(StatusCode::NOT_FOUND, "WS-HTTP-007", &message, "no log of this node has that name", fix)
+}
+
 /// An error as DESIGN's HTTP surface has it.
 pub fn error(code: StatusCode, name: &str, message: &str, why: &str, fix: &str) -> Response {
-    let retryable = code == StatusCode::SERVICE_UNAVAILABLE;
-    let body = json!({ "code": name, "message": message, "why": why, "do": fix, "retryable": retryable, "side_effects": false });
-    (code, Json(body)).into_response()
+    refusal(code, name, message, why, fix, serde_json::Map::new(), None)
+}
+
+/// The same, with more members; `wait` tells when to ask again.
+pub fn refusal(
+    code: StatusCode,
+    name: &str,
+    message: &str,
+    why: &str,
+    fix: &str,
+    more: serde_json::Map<String, serde_json::Value>,
+    wait: Option<Duration>,
+) -> Response {
+    let retryable = matches!(code, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+    let side_effects = more.contains_key("appended");
+    let mut body = json!({ "code": name, "message": message, "why": why, "do": fix, "retryable": retryable, "side_effects": side_effects });
+    if let Some(body) = body.as_object_mut() {
+        body.extend(more);
+    }
+    let mut response = (code, Json(body)).into_response();
+    if let Some(wait) = wait.or(retryable.then_some(Duration::from_secs(1))) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+    }
+    response
 }

@@ -129,6 +129,14 @@ pub(super) struct Delta {
 }
 
 impl Delta {
+    /// Refuses what expects another tail.
+    pub fn expect(&self, expected: Position) -> Result<(), AppendError> {
+        match self.tail == expected {
+            true => Ok(()),
+            false => Err(AppendError::Moved { expected, actual: self.tail }),
+        }
+    }
+
     /// Takes the definitions of an append; returns those that are new to the log.
     pub fn admit_tables(&mut self, catalog: &Catalog, tables: &[Arc<TableDef>]) -> Vec<Arc<TableDef>> {
         let mut new = Vec::new();
@@ -220,12 +228,13 @@ impl Delta {
         })
     }
 
-    /// The cursor of the last position admitted so far.
-    pub fn cursor(&self, ledger: &Ledger) -> Cursor {
-        match self.tail > ledger.tail {
+    /// The cursor of the last position admitted so far, and the Lamport time then.
+    pub fn cursor(&self, ledger: &Ledger) -> (Cursor, Lamport) {
+        let cursor = match self.tail > ledger.tail {
             true => Cursor { log: ledger.id, epoch: ledger.epoch(), position: self.tail },
             false => ledger.cursor_at(ledger.tail),
-        }
+        };
+        (cursor, self.lamport)
     }
 }
 

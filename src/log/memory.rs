@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::ledger::{Delta, Ledger, check_size, check_whole};
 use super::{Append, AppendError, CursorRefused, Draft, Limit, Log, LogInfo, Parts, Source, SourceError};
 use crate::model::{
-    Batch, Catalog, Cursor, Entry, EntryHeader, Epoch, LinkId, LogId, Logged, Position, ReadFrom, SourceCursor,
+    Batch, Catalog, Cursor, Entry, EntryHeader, Epoch, Lamport, LinkId, LogId, Logged, Position, ReadFrom, SourceCursor,
 };
 
 /// A log that lives as long as the process. "Durable" means appended.
@@ -82,6 +82,7 @@ fn take(
     out: &mut Vec<Logged>,
 ) -> Result<(), AppendError> {
     match draft {
+        Draft::Expect(expected) => delta.expect(expected)?,
         Draft::Local { mut header, changes } => {
             delta.require_tables(catalog, &header.tables)?;
             (header.part, header.more) = (0, false);
@@ -182,7 +183,7 @@ impl Source for MemoryLog {
 
 #[async_trait]
 impl Log for MemoryLog {
-    async fn append(&self, append: Append) -> Result<Cursor, AppendError> {
+    async fn append_stamped(&self, append: Append) -> Result<(Cursor, Lamport), AppendError> {
         let mut state = self.state();
         if state.closed {
             return Err(AppendError::Closed);

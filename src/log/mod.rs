@@ -24,8 +24,8 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::model::{
-    Batch, Catalog, Cursor, Entry, EntryHeader, Epoch, LinkId, LogId, Position, ReadFrom, SourceCursor, TableDef,
-    limits,
+    Batch, Catalog, Cursor, Entry, EntryHeader, Epoch, Lamport, LinkId, LogId, Position, ReadFrom, SourceCursor,
+    TableDef, limits,
 };
 
 /// How much one read may return. At least one entry part is returned when there is one.
@@ -78,7 +78,11 @@ pub trait Source: Send + Sync {
 pub trait Log: Source {
     /// Appends transactions in order, at consecutive positions. An error means that none of them will ever be read.
     /// Dropping the future does not take the append back.
-    async fn append(&self, append: Append) -> Result<Cursor, AppendError>;
+    async fn append(&self, append: Append) -> Result<Cursor, AppendError> {
+        Ok(self.append_stamped(append).await?.0)
+    }
+    /// The same; with the Lamport time of the last transaction.
+    async fn append_stamped(&self, append: Append) -> Result<(Cursor, Lamport), AppendError>;
     /// How far that source had been read, as of the durable tail.
     fn source_cursor(&self, from: LinkId) -> Option<SourceCursor>;
     /// Whether a cursor is valid here: its log is this one, its epoch is listed, and its position is not beyond that
@@ -113,6 +117,8 @@ pub enum Draft {
     },
     /// Arrived over a link, whole: stored byte by byte as it is.
     Relayed(Entry),
+    /// No transaction, but a condition on what follows in the same append: this must be the tail.
+    Expect(Position),
     /// Too large for memory: written part by part while no other transaction is appended.
     Large {
         /// As in `Local`; for a relayed one, with its origin and Lamport time.
@@ -237,6 +243,14 @@ pub enum AppendError {
         known: Cursor,
         /// What came.
         sent: Cursor,
+    },
+    /// The tail is not where the append expects it.
+    #[error("the tail is {actual}, not {expected}")]
+    Moved {
+        /// What was expected.
+        expected: Position,
+        /// The tail.
+        actual: Position,
     },
     /// A draft names a table whose definition is neither given nor known, or its parts cannot be read.
     #[error("the append is not consistent: {0}")]

@@ -246,7 +246,7 @@ mod tests {
             let origin = (position > 0).then_some(Origin { log: LogId(7 << 70), epoch: Epoch(3), position: Position(position) });
             let header = EntryHeader {
                 origin, lamport: Lamport(lamport), time: Timestamp(time), node: node.into(), part, more,
-                correlation: correlation.map(Into::into), causation: None,
+                idempotency: correlation.clone().map(Into::into), correlation: correlation.map(Into::into), causation: None,
                 tables: tables.into_iter().map(Fingerprint).collect(),
             };
             let entry = Entry::new(header, changes.into());

@@ -25,6 +25,8 @@ pub struct EntryHeader {
     pub correlation: Option<Box<str>>,
     /// The id of what caused this.
     pub causation: Option<Box<str>>,
+    /// The key by which whoever appended it over HTTP can append it again without harm.
+    pub idempotency: Option<Box<str>>,
     /// 0-based number of this part of a large transaction; 0 for a whole one.
     pub part: u32,
     /// Further parts follow under the same position.

@@ -24,6 +24,7 @@ mod tag {
     pub const MORE: u32 = 11;
     pub const TABLES: u32 = 12;
     pub const CHANGES: u32 = 13;
+    pub const IDEMPOTENCY: u32 = 14;
 }
 
 /// The numbers at the front of an entry, collected on the stack: they are most of its fields, and every append writes
@@ -101,6 +102,9 @@ pub fn put_entry(out: &mut Vec<u8>, header: &EntryHeader, changes: &[u8]) {
     }
     if let Some(causation) = &header.causation {
         put_bytes(out, tag::CAUSATION, causation.as_bytes());
+    }
+    if let Some(idempotency) = &header.idempotency {
+        put_bytes(out, tag::IDEMPOTENCY, idempotency.as_bytes());
     }
     if header.part > 0 {
         put_varint(out, tag::PART, u64::from(header.part));
@@ -231,6 +235,7 @@ impl Visit for Collected {
         match field {
             tag::NODE => self.header.node = text.into(),
             tag::CORRELATION => self.header.correlation = Some(text.into()),
+            tag::IDEMPOTENCY => self.header.idempotency = Some(text.into()),
             _ => self.header.causation = Some(text.into()),
         }
     }
@@ -249,7 +254,9 @@ fn visit_entry(bytes: &[u8], visit: &mut impl Visit) -> Result<Range<u32>, &'sta
             (tag::ORIGIN_POSITION..=tag::TIME | tag::PART | tag::MORE, WireType::Varint) => {
                 visit.number(field, fields.varint()?)
             }
-            (tag::NODE..=tag::CAUSATION, WireType::LengthDelimited) => visit.text(field, fields.text()?),
+            (tag::NODE..=tag::CAUSATION | tag::IDEMPOTENCY, WireType::LengthDelimited) => {
+                visit.text(field, fields.text()?)
+            }
             (tag::TABLES, WireType::SixtyFourBit) => {
                 if tables == limits::ENTRY_TABLES_MAX {
                     return Err("it names too many tables");

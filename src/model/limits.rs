@@ -294,3 +294,27 @@ pub const APPLY_GATHER_BYTES: usize = 4 << 20;
 pub const DATABASE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an applying PostgreSQL session may take to be set up, once it is connected.
 pub const APPLY_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Partitions of a feed.
+pub const FEED_PARTITIONS_MAX: u32 = 64;
+/// A key of a feed's row.
+pub const FEED_KEY_BYTES_MAX: usize = 1 << 10;
+/// One row of a feed, as JSON.
+pub const FEED_ROW_BYTES_MAX: usize = 1 << 20;
+/// What one call appends to a feed, as it was sent.
+pub const FEED_CALL_BYTES_MAX: usize = 8 << 20;
+/// Rows of one such call.
+pub const FEED_CALL_ROWS_MAX: usize = 100_000;
+/// Objects and lists within each other in a row of a feed: what common parsers read.
+pub const FEED_JSON_DEPTH_MAX: usize = 128;
+/// An id that an application gives: correlation, causation, idempotency.
+pub const FEED_ID_BYTES_MAX: usize = 255;
+/// Calls under way at one feed, in bytes; further ones are asked to come again.
+pub const FEED_ROOM_BYTES: usize = 64 << 20;
+/// Positions of a partition, counted from its tail, whose idempotency keys are remembered.
+pub const FEED_REQUESTS_WINDOW: u64 = 100_000;
+/// Named consumers of a feed.
+pub const FEED_CONSUMERS_MAX: usize = 10_000;
+/// How long the body of a call may take to arrive.
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Feeds of a node.
+pub const FEEDS_MAX: usize = 1_000;

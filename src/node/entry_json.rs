@@ -2,9 +2,13 @@
 //!
 //! Text is written directly, so numbers keep every digit that they were stored with.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
-use crate::model::{Catalog, Change, CodecError, Cursor, Fingerprint, Kind, Logged, Op, Row, TableDef, Value};
+use crate::model::{
+    Catalog, Change, CodecError, Cursor, FeedRows, Fingerprint, Kind, Logged, Op, Row, TableDef, Value,
+};
 
 /// An entry cannot be shown.
 #[derive(Debug, Error)]
@@ -57,7 +61,15 @@ fn write_parts(
     if header.part > 0 || header.more {
         out.push_str(&format!(",\"part\":{},\"more\":{}", header.part, header.more));
     }
+    if let Some(causation) = &header.causation {
+        out.push_str(",\"causation\":");
+        write_string(out, causation);
+    }
     out.push_str(",\"changes\":[");
+    if write_feed(out, logged, catalog) {
+        out.push_str("]}");
+        return Ok(());
+    }
     for (index, change) in logged.entry.changes()?.iter().enumerate() {
         if index > 0 {
             out.push(',');
@@ -69,6 +81,33 @@ fn write_parts(
     }
     out.push_str("]}");
     Ok(())
+}
+
+/// Rows of a feed, as they were sent; false, and nothing appended, if there are other changes.
+fn write_feed(out: &mut String, logged: &Logged, catalog: &Catalog) -> bool {
+    let start = out.len();
+    let mut tables: Vec<Arc<TableDef>> = Vec::with_capacity(1);
+    for fingerprint in &logged.entry.header().tables {
+        match catalog.get(*fingerprint).filter(|table| table.is_feed()) {
+            Some(table) => tables.push(table),
+            None => return false,
+        }
+    }
+    for row in FeedRows::new(logged.entry.changes_bytes()) {
+        let named = row.and_then(|row| Some((row, tables.get(row.table)?)));
+        let Some((row, table)) = named else {
+            out.truncate(start);
+            return false;
+        };
+        out.push_str(if out.len() > start { ",{\"table\":" } else { "{\"table\":" });
+        write_string(out, table.name.as_str());
+        out.push_str(",\"op\":\"insert\",\"key\":");
+        write_optional(out, row.key);
+        out.push_str(",\"row\":");
+        out.push_str(row.row);
+        out.push_str(",\"old\":null}");
+    }
+    out.len() > start
 }
 
 /// Appends one change: `{table, op, key, row, old}`; what a change does not have is null.

@@ -11,12 +11,14 @@ use super::book::Book;
 use super::capture::{CaptureCommand, Capturing};
 use super::copies;
 use super::database::{ApplyState, Applying, Command, Database, Whose, other_log};
+use super::feeds::Feeds;
 use super::folder::Folder;
 use super::host::NodeHost;
 use super::policy::Policy;
 use super::preflight::{Preflight, preflight};
 use super::retention;
-use super::settings::{DatabaseSettings, Exit, NodeError, Settings};
+use super::rights::Token;
+use super::settings::{DatabaseSettings, Exit, NodeError, Parent, Settings};
 use super::shared::{Shared, SharedParts};
 use super::standby;
 use super::store::{CaptureFor, Store};
@@ -36,6 +38,10 @@ pub struct Node {
     pub(super) capture_commands: Option<std_mpsc::Sender<CaptureCommand>>,
     capture_thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     segments: Arc<SegmentLog>,
+    /// The node's logs by name, `main` among them.
+    pub feeds: Arc<Feeds>,
+    /// Who may do what over HTTP.
+    pub tokens: Vec<Token>,
 }
 
 /// A database that is about to be followed.
@@ -65,6 +71,7 @@ impl Node {
             );
         }
         let book = Book::open(&settings.data_dir).map_err(|error| unreadable_book(&folder, &error))?;
+        let feeds = open_feeds(&settings, &log).await?;
         let stop = CancellationToken::new();
         let opened = match &settings.database {
             Some(database) => loop {
@@ -94,8 +101,15 @@ impl Node {
         };
         let (shared, copy_messages) = parts.build();
         shared.capture.send_modify(|state| state.paused = folder.capture_is_paused());
-        let mut node =
-            Node { shared, folder, capture_commands: None, capture_thread: std::sync::Mutex::default(), segments };
+        let mut node = Node {
+            shared,
+            folder,
+            capture_commands: None,
+            capture_thread: std::sync::Mutex::default(),
+            segments,
+            feeds,
+            tokens: settings.tokens,
+        };
         if let (Some(opened), Some(database)) = (opened, &settings.database) {
             node.start_database(opened, database, receiver)?;
         }
@@ -104,17 +118,23 @@ impl Node {
         }
         node.shared.tasks.spawn(copies::run(node.shared.clone(), copy_messages));
         node.shared.tasks.spawn(retention::run(node.shared.clone()));
-        if let Some(parent) = &settings.parent {
-            let retry = Retry { first: parent.retry_first, max: parent.retry_max };
-            let host = Arc::new(NodeHost(node.shared.clone()));
-            let url = ParentUrl::parse(&parent.url).map_err(|refusal| {
-                let why = "the parent cannot be dialled at that address";
-                NodeError::new("WS-CFG-020", Exit::Configuration, refusal, why, "correct [parent] url")
-            })?;
-            let (stop, state) = (node.shared.stop.clone(), node.shared.dial.clone());
-            node.shared.tasks.spawn(async move { run_child(url, host, retry, stop, state).await });
-        }
+        node.shared.tasks.spawn(node.feeds.clone().retain(node.shared.stop.clone()));
+        node.dial(settings.parent.as_ref())?;
         Ok(node)
+    }
+
+    /// Has the parent dialled, for as long as the node runs.
+    fn dial(&self, parent: Option<&Parent>) -> Result<(), NodeError> {
+        let Some(parent) = parent else { return Ok(()) };
+        let retry = Retry { first: parent.retry_first, max: parent.retry_max };
+        let host = Arc::new(NodeHost(self.shared.clone()));
+        let url = ParentUrl::parse(&parent.url).map_err(|refusal| {
+            let why = "the parent cannot be dialled at that address";
+            NodeError::new("WS-CFG-020", Exit::Configuration, refusal, why, "correct [parent] url")
+        })?;
+        let (stop, state) = (self.shared.stop.clone(), self.shared.dial.clone());
+        self.shared.tasks.spawn(async move { run_child(url, host, retry, stop, state).await });
+        Ok(())
     }
 
     fn start_database(
@@ -168,6 +188,7 @@ impl Node {
         }
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        self.feeds.close();
         if let Err(error) = self.segments.close() {
             tracing::error!("error[WS-LOG-004]: closing the log: {error}; it is recovered at the next start");
         }
@@ -215,6 +236,11 @@ fn open_log(settings: &Settings) -> Result<SegmentLog, NodeError> {
              database, or move it away and run `watershed source drop database --yes` to begin a new log",
         )
     })
+}
+
+async fn open_feeds(settings: &Settings, main: &Arc<dyn Log>) -> Result<Arc<Feeds>, NodeError> {
+    let main = (main.clone(), settings.append_main && settings.database.is_none());
+    Ok(Arc::new(Feeds::open(&settings.data_dir, &settings.name, main, &settings.feeds).await?))
 }
 
 async fn open_database(

@@ -1,12 +1,15 @@
 //! What a node is started with.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use super::feeds::FeedSpec;
 use super::policy::Policy;
+use super::rights::Token;
 use super::store::Store;
 use crate::model::limits;
 use crate::stream::Selection;
@@ -30,6 +33,12 @@ pub struct Settings {
     pub policy: Policy,
     /// How the log is kept.
     pub log: LogSettings,
+    /// The node's own log may be appended to over HTTP; only without a database.
+    pub append_main: bool,
+    /// Logs beside it.
+    pub feeds: BTreeMap<String, FeedSpec>,
+    /// Who may do what over HTTP. Where there are none, everybody on this machine may append to feeds and read them.
+    pub tokens: Vec<Token>,
 }
 
 /// How the parent is dialled.

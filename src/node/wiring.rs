@@ -5,8 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{ApplyMode, Config, ConfigError, DatabaseUrl, Fsync, SendRule, TablePattern};
+use super::config::{ApplyMode, Config, ConfigError, DatabaseUrl, Fsync, SendRule, TablePattern, secret};
+use super::feeds::FeedSpec;
 use super::policy::{Policy, SendPolicy};
+use super::rights::{Right, Token};
 use super::settings::{CopySettings, DatabaseSettings, LogSettings, Parent, Settings};
 use super::store::Store;
 use crate::model::{TableName, limits};
@@ -50,6 +52,9 @@ impl Settings {
             copies: copies(config)?,
             policy: policy(config)?,
             log: log_settings(config),
+            append_main: config.main_log().append,
+            feeds: feeds(config),
+            tokens: tokens(config)?,
         })
     }
 }
@@ -90,6 +95,38 @@ fn log_settings(config: &Config) -> LogSettings {
         fsync: log.fsync == Fsync::Always,
         segment_bytes: (retain_bytes / SEGMENTS_IN_BUDGET).clamp(SEGMENT_BYTES_MIN, limits::SEGMENT_BYTES_DEFAULT),
     }
+}
+
+fn feeds(config: &Config) -> BTreeMap<String, FeedSpec> {
+    let feeds = config.log.iter().filter(|(name, _)| *name != "main").map(|(name, log)| {
+        let spec = FeedSpec {
+            partitions: log.partitions.unwrap_or(1),
+            append: log.append,
+            retain_ms: log.retain.time.map(|period| period.0.as_millis() as u64),
+            retain_bytes: log.retain.bytes.map(|size| size.0),
+            fsync: log.fsync == Fsync::Always,
+            trimmed: Vec::new(),
+        };
+        (name.clone(), spec)
+    });
+    feeds.collect()
+}
+
+fn tokens(config: &Config) -> Result<Vec<Token>, ConfigError> {
+    let tokens = config.node.tokens.iter().enumerate().map(|(index, token)| {
+        let read = secret(token.token_env.as_deref(), token.token_file.as_deref());
+        let secret = read.and_then(|secret| secret.ok_or_else(|| "no place is given".into())).map_err(|why| {
+            let (what, fix) = (
+                format!("the token {:?} cannot be read", token.name),
+                "put it there, in one line; `watershed token new` makes one",
+            );
+            config.mistake_in(&format!("node.tokens.{index}"), &what, &why, fix)
+        })?;
+        // They have been checked when the file was read.
+        let may = token.may.iter().filter_map(|right| Right::parse(right)).collect();
+        Ok(Token::new(&token.name, &secret, may))
+    });
+    tokens.collect()
 }
 
 fn selection(patterns: &[TablePattern]) -> Selection {

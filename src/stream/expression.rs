@@ -147,6 +147,21 @@ impl Expression {
         }
     }
 
+    /// The same over a row that is any JSON value: `row` is what it says, `old` is null.
+    pub fn test_json(&self, table: &TableDef, origin: &str, row: &serde_json::Value) -> Result<bool, ExpressionError> {
+        let scope = Scope { table, row: None, old: None, origin, destination: "" };
+        let mut context = self.root.new_inner_scope();
+        context.add_variable_from_value("row", cel_json(row));
+        context.add_variable_from_value("old", CelValue::Null);
+        context.add_variable_from_value("table", table.name.as_str());
+        context.add_variable_from_value("origin", origin);
+        context.add_variable_from_value("destination", "");
+        match self.program.execute(&context).map_err(|e| self.fails(&scope, e.to_string()))? {
+            CelValue::Bool(value) => Ok(value),
+            other => Err(self.fails(&scope, format!("it gives {other:?}, not true or false"))),
+        }
+    }
+
     fn fails(&self, scope: &Scope<'_>, why: String) -> ExpressionError {
         ExpressionError::Fails { expression: self.source.to_string(), table: scope.table.name.to_string(), why }
     }
@@ -207,6 +222,26 @@ fn cel_value(type_name: &str, column: &str, value: &Value) -> Result<CelValue, S
             _ => text()?.into(),
         },
     })
+}
+
+/// A JSON value as CEL sees it: whole numbers of 64 bits are integers.
+fn cel_json(value: &serde_json::Value) -> CelValue {
+    use serde_json::Value as Json;
+    match value {
+        Json::Null => CelValue::Null,
+        Json::Bool(value) => CelValue::Bool(*value),
+        Json::Number(number) => match number.as_i64() {
+            Some(whole) => CelValue::Int(whole),
+            None => CelValue::Float(number.as_f64().unwrap_or(f64::INFINITY)),
+        },
+        Json::String(text) => text.as_str().into(),
+        Json::Array(list) => list.iter().map(cel_json).collect::<Vec<_>>().into(),
+        Json::Object(members) => {
+            let map: HashMap<Key, CelValue> =
+                members.iter().map(|(name, value)| (Key::from(name.as_str()), cel_json(value))).collect();
+            map.into()
+        }
+    }
 }
 
 /// Collects the columns named on `row` and `old`; `bound` are the variables of enclosing macros.

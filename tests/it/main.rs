@@ -5,6 +5,7 @@ mod conformance;
 mod errors;
 mod events;
 mod examples;
+mod feeds;
 mod log;
 mod peer;
 mod postgres_apply;

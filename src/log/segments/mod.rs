@@ -38,7 +38,7 @@ use self::queue::Pending;
 use self::shared::Shared;
 use self::worker::Worker;
 use super::{Append, AppendError, CursorRefused, Limit, Log, LogInfo, Source, SourceError};
-use crate::model::{Batch, Catalog, Cursor, LinkId, LogId, Position, ReadFrom, SourceCursor, limits};
+use crate::model::{Batch, Catalog, Cursor, Lamport, LinkId, LogId, Position, ReadFrom, SourceCursor, limits};
 
 /// How long entries are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,26 @@ impl SegmentLog {
         if self.shared.read_only {
             return Err(SourceError::Closed);
         }
-        Ok(blocking(|| retain::trim(&self.shared, Some(upto)))?)
+        let upto = upto.min(*self.shared.tail.borrow());
+        Ok(blocking(|| {
+            // What stands in the segment that is written to can go once that has ended; if it cannot be ended now, later.
+            if self.shared.segments().last().is_some_and(|last| last.base.0 <= upto) {
+                let _ = retain::roll(&self.shared, true);
+            }
+            retain::trim(&self.shared, Some(upto))
+        })?)
+    }
+
+    /// From here on nothing up to and including `upto` is given any more, also where its segment has later entries; until the
+    /// log is closed.
+    pub fn hide(&self, upto: Position) {
+        let upto = upto.min(*self.shared.tail.borrow());
+        self.shared.hidden.fetch_max(upto.0, Ordering::Relaxed);
+    }
+
+    /// How long entries are kept from here on.
+    pub fn set_retention(&self, retain: Retention) {
+        *self.shared.retain.write().unwrap_or_else(PoisonError::into_inner) = retain;
     }
 
     /// Finishes what is queued, notes that everything is durable, and unlocks the folder. Later calls are refused.
@@ -208,13 +227,17 @@ impl Source for SegmentLog {
         if self.shared.read_only {
             return Ok(());
         }
-        Ok(blocking(|| retain::trim(&self.shared, None))?)
+        Ok(blocking(|| {
+            // Where that fails, an append will tell.
+            let _ = retain::roll(&self.shared, false);
+            retain::trim(&self.shared, None)
+        })?)
     }
 }
 
 #[async_trait]
 impl Log for SegmentLog {
-    async fn append(&self, append: Append) -> Result<Cursor, AppendError> {
+    async fn append_stamped(&self, append: Append) -> Result<(Cursor, Lamport), AppendError> {
         let permit = self.room.clone().acquire_owned().await.map_err(|_| AppendError::Closed)?;
         let (answer, answered) = oneshot::channel();
         // From here to the end of `lead` nothing awaits: whoever leads finishes, whatever becomes of the future.

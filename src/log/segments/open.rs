@@ -77,7 +77,8 @@ impl Parts {
         Shared {
             storage: self.storage,
             fsync,
-            retain,
+            retain: retain.into(),
+            hidden: Default::default(),
             catalog: self.catalog,
             tail: watch::Sender::new(self.ledger.tail),
             state: self.ledger.into(),

@@ -12,12 +12,12 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::shared::Shared;
 use crate::log::{Append, AppendError, Draft};
-use crate::model::{Cursor, limits};
+use crate::model::{Cursor, Lamport, limits};
 
 /// An append and whom to tell.
 pub(super) struct Pending {
     pub append: Append,
-    pub answer: oneshot::Sender<Result<Cursor, AppendError>>,
+    pub answer: oneshot::Sender<Result<(Cursor, Lamport), AppendError>>,
     /// Gives the place in the queue back.
     pub _permit: OwnedSemaphorePermit,
 }
@@ -110,6 +110,7 @@ fn size(append: &Append) -> (usize, bool) {
         bytes += match draft {
             Draft::Local { changes, .. } => changes.len() + 128,
             Draft::Relayed(entry) => entry.bytes().len() + 4,
+            Draft::Expect(_) => 0,
             Draft::Large { .. } => {
                 large = true;
                 0

@@ -44,6 +44,9 @@ pub(super) fn read(shared: &Shared, from: ReadFrom, limit: Limit) -> Result<Batc
     if from.after > tail || (from.after == tail && from.part > 0) {
         return Err(SourceError::Beyond { asked: from.after, tail });
     }
+    if from.after < shared.hidden() {
+        return Err(SourceError::Trimmed { asked: from.after.next(), oldest: shared.oldest() });
+    }
     let mut collected = Collected { entries: Vec::new(), bytes: 0, next: from, limit, tail };
     while collected.next.after < tail {
         let Some(segment) = segment_of(shared, collected.place()) else {

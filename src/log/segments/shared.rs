@@ -1,7 +1,7 @@
 //! What the writer, the readers and the background worker of one log share.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
@@ -20,7 +20,9 @@ use crate::model::{Catalog, Position};
 pub(super) struct Shared {
     pub storage: Arc<dyn Storage>,
     pub fsync: bool,
-    pub retain: Retention,
+    pub retain: RwLock<Retention>,
+    /// Nothing up to and including this position is given any more, though segments may still have it.
+    pub hidden: AtomicU64,
     pub catalog: Arc<Catalog>,
     /// The log's state at the durable tail.
     pub state: RwLock<Ledger>,
@@ -69,6 +71,16 @@ impl Shared {
         self.tail.send_if_modified(|known| std::mem::replace(known, tail) != tail);
     }
 
+    /// See [`Shared::hidden`].
+    pub fn hidden(&self) -> Position {
+        Position(self.hidden.load(Ordering::Relaxed))
+    }
+
+    /// How long entries are kept.
+    pub fn retention(&self) -> Retention {
+        *self.retain.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn add_segment(&self, segment: Arc<Segment>) {
         self.with_segments(|segments| segments.push(segment));
     }
@@ -92,6 +104,7 @@ impl Shared {
     pub fn oldest(&self) -> Position {
         let segments = self.segments();
         let (base, part) = segments.first().map(|first| first.base).unwrap_or_default();
-        if part > 0 { base.next() } else { base }
+        let there = if part > 0 { base.next() } else { base };
+        there.max(self.hidden().next())
     }
 }

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::storage::StoredFile;
 use crate::log::ledger::{Delta, Ledger, check_whole};
 use crate::log::{Append, AppendError, Draft};
-use crate::model::{Cursor, EntryHeader, LinkId, Position, SourceCursor, TableDef, Timestamp, limits};
+use crate::model::{Cursor, EntryHeader, Lamport, LinkId, Position, SourceCursor, TableDef, Timestamp, limits};
 
 /// Where the next batch goes.
 pub(super) struct Writer {
@@ -70,7 +70,7 @@ impl Writer {
     }
 
     /// Appends all of them in one unit; a large transaction comes alone. One answer each, in order.
-    pub fn append(&mut self, shared: &Shared, group: Vec<Append>) -> Vec<Result<Cursor, AppendError>> {
+    pub fn append(&mut self, shared: &Shared, group: Vec<Append>) -> Vec<Result<(Cursor, Lamport), AppendError>> {
         if let Err(why) = self.recover(shared) {
             return group.iter().map(|_| Err(AppendError::Failed(why.clone()))).collect();
         }
@@ -101,7 +101,10 @@ impl Writer {
         encoder.finish(delta.tail.next());
         let outcome = self.write_unit(shared, encoder, delta);
         if let Err(error) = outcome {
-            for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
+            // Whoever was refused because of what came before it in the group would have been told of a tail that never was.
+            let depends =
+                |answer: &&mut Result<(Cursor, Lamport), _>| matches!(answer, Ok(_) | Err(AppendError::Moved { .. }));
+            for answer in answers.iter_mut().filter(depends) {
                 *answer = Err(again(&error));
             }
         }
@@ -180,6 +183,17 @@ impl Writer {
         self.roll(shared, base, self.sequence, self.prev_crc, &[], bytes)
     }
 
+    /// Between units: goes to the next segment, so that this one may go.
+    pub fn begin_segment(&mut self, shared: &Shared) -> Result<(), AppendError> {
+        self.recover(shared).map_err(AppendError::Failed)?;
+        let (start, base) = (self.checkpoint(), (shared.ledger().tail.next(), 0));
+        let begun = self.roll(shared, base, self.sequence, self.prev_crc, &[], 0);
+        if begun.as_ref().is_err_and(|error| matches!(error, AppendError::Failed(_))) {
+            self.rewind(shared, start);
+        }
+        begun
+    }
+
     /// Begins the next segment. Within a unit `sequence` and `prev_crc` are those of the unit's next batch.
     fn roll(
         &mut self,
@@ -237,7 +251,7 @@ impl Writer {
         Ok(())
     }
 
-    fn append_large(&mut self, shared: &Shared, append: Append) -> Result<Cursor, AppendError> {
+    fn append_large(&mut self, shared: &Shared, append: Append) -> Result<(Cursor, Lamport), AppendError> {
         let start = self.checkpoint();
         let mut delta = shared.ledger().delta();
         let mut encoder = self.encoder(shared);
@@ -368,7 +382,7 @@ fn encode(
     encoder: &mut Encoder,
     delta: &mut Delta,
     append: Append,
-) -> Result<Cursor, AppendError> {
+) -> Result<(Cursor, Lamport), AppendError> {
     let Append { from, tables, drafts, upto } = append;
     let new = delta.admit_tables(&shared.catalog, &tables);
     encoder.put_tables(delta.tail.next(), new.iter().map(Arc::as_ref));
@@ -403,6 +417,7 @@ fn encode_draft(
     draft: Draft,
 ) -> Result<(), AppendError> {
     match draft {
+        Draft::Expect(expected) => delta.expect(expected),
         Draft::Local { mut header, changes } => {
             delta.require_tables(&shared.catalog, &header.tables)?;
             (header.part, header.more) = (0, false);

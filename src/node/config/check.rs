@@ -3,6 +3,7 @@
 use super::load::Places;
 use super::{Config, DatabaseUrl, Mistake, TokenConfig};
 use crate::model::{TableName, limits};
+use crate::node::Right;
 
 struct Check<'a> {
     places: &'a Places<'a>,
@@ -48,11 +49,7 @@ fn tokens(config: &Config, check: &mut Check<'_>) {
             check.fail(&path, what, "a token stands in one place, never in this file", "give exactly one of them");
         }
         for right in may {
-            let known = match right.split_once(':') {
-                Some((kind, to)) => matches!(kind, "peer" | "read" | "append" | "query") && !to.is_empty(),
-                None => matches!(right.as_str(), "operate" | "metrics"),
-            };
-            if !known {
+            if Right::parse(right).is_none() {
                 let what = format!("the token {name:?} may {right:?}, which is no right");
                 let why = "rights are peer:NODE, read:LOG, append:LOG, query:VIEW (or * for all), operate, metrics";
                 check.fail(&["node", "tokens", index.as_str(), "may"], what, why, "use one of these");
@@ -108,6 +105,20 @@ fn names(config: &Config, check: &mut Check<'_>) {
         if log.partitions == Some(0) {
             let what = format!("`log.{name}.partitions` is 0");
             check.fail(&["log", name, "partitions"], what, "a log has at least one partition", "leave it out for one");
+        }
+        if log.partitions.is_some_and(|count| count > limits::FEED_PARTITIONS_MAX) {
+            let what = format!("`log.{name}.partitions` is more than {}", limits::FEED_PARTITIONS_MAX);
+            check.fail(&["log", name, "partitions"], what, "each is a log of its own on disk", "give fewer");
+        }
+        if name == "main" && log.partitions.is_some_and(|count| count != 1) {
+            let what = "`log.main.partitions` is not 1".to_string();
+            let why = "the node's own log keeps one order; feeds may have partitions";
+            check.fail(&["log", name, "partitions"], what, why, "remove it, or use [log.NAME]");
+        }
+        if name == "main" && log.append && config.database.is_some() {
+            let what = "`log.main.append` is set, and there is a [database]".to_string();
+            let why = "the log of a node with a database has what the database commits";
+            check.fail(&["log", name, "append"], what, why, "append to a log of its own: [log.NAME]");
         }
         if log.mirror.is_some() && log.append {
             let what = format!("the log {name:?} is a mirror and may be appended to");

@@ -36,8 +36,11 @@ impl Config {
         if self.node.tls.is_some() {
             add("node.tls", "TLS is", "listen on loopback, and remove `tls`");
         }
-        if !self.node.tokens.is_empty() {
-            add("node.tokens", "tokens of other users are", "remove `tokens`; peers on loopback need none");
+        for (index, token) in self.node.tokens.iter().enumerate() {
+            if token.may.iter().any(|right| right.starts_with("peer:")) {
+                let fix = "remove the right; peers on loopback need no token";
+                add(&format!("node.tokens.{index}.may"), "a token for a peer is", fix);
+            }
         }
         if let Some(parent) = &self.parent {
             if parent.url.is_tls() {
@@ -58,17 +61,8 @@ impl Config {
     fn missing_in_data(&self, missing: &mut Vec<(String, &'static str, &'static str)>) {
         let mut add = |path: String, what, fix| missing.push((path, what, fix));
         for (name, log) in &self.log {
-            if name != "main" {
-                add(format!("log.{name}"), "a log beside `main` is", "remove the section");
-            }
             if log.engine == Engine::Kafka {
                 add(format!("log.{name}.engine"), "the engine kafka is", "use the engine \"segments\"");
-            }
-            if log.partitions.is_some_and(|count| count > 1) {
-                add(format!("log.{name}.partitions"), "a log with several partitions is", "remove `partitions`");
-            }
-            if log.append {
-                add(format!("log.{name}.append"), "appending over HTTP is", "remove `append`");
             }
             if log.mirror.is_some() {
                 add(format!("log.{name}.mirror"), "mirroring a feed is", "remove `mirror`");

@@ -39,18 +39,20 @@ fn expect_exit(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "stdout: {}\nstderr: {}", stdout(output), stderr(output));
 }
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 17] = [
     "demo",
     "init",
     "check",
     "run",
     "status",
     "log",
+    "consumer",
     "filter",
     "source",
     "diff",
     "events",
     "peer",
+    "token",
     "config",
     "doctor",
     "completions",
@@ -89,6 +91,14 @@ fn every_help_begins_with_examples() {
         "log verify",
         "log tail",
         "log export",
+        "log append",
+        "log create",
+        "log retain",
+        "log trim",
+        "consumer ls",
+        "consumer show",
+        "consumer reset",
+        "token new",
         "filter test",
         "source ls",
         "source pause",

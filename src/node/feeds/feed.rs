@@ -1,0 +1,211 @@
+//! One feed.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use super::consumers::Consumers;
+use super::partition::Partition;
+use super::spec::FeedSpec;
+use crate::log::Log;
+use crate::log::segments::{SegmentLog, SegmentOptions};
+use crate::model::{Cursor, LogId, Position, limits};
+use crate::node::settings::{Exit, NodeError};
+
+/// A named log.
+pub struct Feed {
+    /// Its name.
+    pub name: Box<str>,
+    /// May be appended to over HTTP.
+    pub append: bool,
+    /// Order holds within each.
+    pub partitions: Vec<Partition>,
+    /// Who has read how far.
+    pub consumers: Consumers,
+    pub(super) node: Box<str>,
+    pub(super) room: Arc<Semaphore>,
+    turn: AtomicUsize,
+    dir: PathBuf,
+    /// As it is noted; `None` for the node's own log.
+    spec: Option<Mutex<FeedSpec>>,
+}
+
+impl Feed {
+    /// Opens or creates the logs of a feed. Blocks.
+    pub(super) fn open(dir: &Path, node: &str, name: &str, spec: &FeedSpec) -> Result<Feed, NodeError> {
+        let folder = dir.join(name);
+        let mut partitions = Vec::new();
+        for number in 0..spec.partitions.max(1) {
+            let log = spec.log();
+            let options = SegmentOptions {
+                segment_bytes: log.segment_bytes,
+                retain: spec.retention(),
+                fsync: log.fsync,
+                ..SegmentOptions::new(folder.join(number.to_string()))
+            };
+            let log = Arc::new(SegmentLog::open(options).map_err(|error| unreadable(name, number, error))?);
+            log.hide(Position(spec.trimmed.get(number as usize).copied().unwrap_or(0)));
+            partitions.push(Partition::new(log.clone(), Some(log)));
+        }
+        let mut feed = Feed::assemble(&folder, node, name, spec.append, partitions)?;
+        feed.spec = Some(Mutex::new(spec.clone()));
+        Ok(feed)
+    }
+
+    /// The node's own log.
+    pub(super) fn main(dir: &Path, node: &str, log: Arc<dyn Log>, append: bool) -> Result<Feed, NodeError> {
+        Feed::assemble(&dir.join("main"), node, "main", append, vec![Partition::new(log, None)])
+    }
+
+    fn assemble(
+        folder: &Path,
+        node: &str,
+        name: &str,
+        append: bool,
+        partitions: Vec<Partition>,
+    ) -> Result<Feed, NodeError> {
+        let logs = partitions.iter().map(|partition| partition.log.id()).collect();
+        Ok(Feed {
+            name: name.into(),
+            append,
+            consumers: Consumers::open(&folder.join("consumers.json"), logs)?,
+            partitions,
+            node: node.into(),
+            room: Arc::new(Semaphore::new(limits::FEED_ROOM_BYTES >> 10)),
+            turn: AtomicUsize::new(0),
+            dir: folder.parent().unwrap_or(folder).into(),
+            spec: None,
+        })
+    }
+
+    /// Reads what idempotency keys stand at the ends of its partitions.
+    pub(super) async fn remember(&self) -> Result<(), NodeError> {
+        for (number, partition) in self.partitions.iter().enumerate().filter(|_| self.append) {
+            partition.remember().await.map_err(|error| unreadable(&self.name, number as u32, error))?;
+        }
+        Ok(())
+    }
+
+    /// The partition of a key.
+    pub fn partition_of(&self, key: &str) -> usize {
+        match self.partitions.len() {
+            1 => 0,
+            // The same for ever, wherever the log is.
+            count => (super::requests::digest(key.as_bytes()) % count as u64) as usize,
+        }
+    }
+
+    /// A partition for what has no key, in turn.
+    pub(super) fn next_partition(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed) % self.partitions.len()
+    }
+
+    /// The partition with that log.
+    pub fn partition_with(&self, log: LogId) -> Option<usize> {
+        self.partitions.iter().position(|partition| partition.log.id() == log)
+    }
+
+    /// The tails of all partitions.
+    pub fn tails(&self) -> Vec<Cursor> {
+        let tail = |partition: &Partition| partition.log.cursor_at(*partition.log.tail().borrow());
+        self.partitions.iter().map(tail).collect()
+    }
+
+    /// Lets retention have what no consumer needs; the node's own log has its own rules.
+    pub(super) async fn release(&self) {
+        for partition in &self.partitions {
+            let Some(segments) = &partition.segments else { continue };
+            let needed = self.consumers.lowest(segments.info().id);
+            let upto = needed.unwrap_or_else(|| *partition.log.tail().borrow());
+            if let Err(error) = partition.log.release(upto).await {
+                tracing::warn!("retention of the log {}: {error}", self.name);
+            }
+        }
+    }
+
+    /// Notes changed properties durably, and has them take effect.
+    fn change(&self, change: impl FnOnce(&mut FeedSpec)) -> Result<(), NodeError> {
+        let Some(spec) = &self.spec else {
+            let what = "the node's own log is not changed like this";
+            let (why, fix) =
+                ("its database and its peers need it", "set `retain` under [log.main], and send the node SIGHUP");
+            return Err(NodeError::new("WS-FEED-007", Exit::Configuration, what, why, fix));
+        };
+        let mut spec = spec.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = spec.clone();
+        change(&mut changed);
+        changed.store(&self.dir, &self.name)?;
+        *spec = changed;
+        for (number, segments) in self.partitions.iter().filter_map(|one| one.segments.as_ref()).enumerate() {
+            segments.set_retention(spec.retention());
+            segments.hide(Position(spec.trimmed.get(number).copied().unwrap_or(0)));
+        }
+        Ok(())
+    }
+
+    /// Removes everything up to and including a position of a partition, whether it is needed or not; durable on return.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or the log is the node's own.
+    pub async fn trim(&self, partition: usize, upto: Position) -> Result<(), NodeError> {
+        let Some(at) = self.partitions.get(partition) else {
+            let what = format!("the log {:?} has no partition {partition}", self.name);
+            return Err(NodeError::new(
+                "WS-FEED-008",
+                Exit::Failure,
+                what,
+                "partitions are numbered from 0",
+                "name one that is there",
+            ));
+        };
+        let upto = upto.min(*at.log.tail().borrow());
+        tokio::task::block_in_place(|| {
+            self.change(|spec| {
+                spec.trimmed.resize(self.partitions.len(), 0);
+                spec.trimmed[partition] = spec.trimmed[partition].max(upto.0);
+            })
+        })?;
+        let Some(segments) = &at.segments else { return Ok(()) };
+        // It is out of sight; what its segments take on disk goes now or later.
+        if let Err(error) = segments.trim(upto).await {
+            tracing::warn!("trimming the log {}: {error}", self.name);
+        }
+        Ok(())
+    }
+
+    /// Changes how long entries are kept, until the configuration says otherwise at a start; durable on return. Blocks.
+    ///
+    /// # Errors
+    /// As of [`Feed::trim`].
+    pub fn keep(&self, retain_ms: Option<u64>, retain_bytes: Option<u64>) -> Result<(), NodeError> {
+        self.change(|spec| {
+            spec.retain_ms = retain_ms.or(spec.retain_ms);
+            spec.retain_bytes = retain_bytes.or(spec.retain_bytes);
+        })
+    }
+
+    pub(super) fn close(&self) {
+        for segments in self.partitions.iter().filter_map(|partition| partition.segments.as_ref()) {
+            if let Err(error) = segments.close() {
+                tracing::error!(
+                    "error[WS-FEED-005]: closing the log {}: {error}; it is recovered at the next start",
+                    self.name
+                );
+            }
+        }
+    }
+}
+
+fn unreadable(name: &str, partition: u32, error: impl std::fmt::Display) -> NodeError {
+    NodeError::new(
+        "WS-FEED-004",
+        Exit::Operator,
+        format!("partition {partition} of the log {name:?} cannot be opened: {error}"),
+        "a log is never served past damage, and nothing of it is deleted",
+        format!(
+            "run `watershed log verify {name}` for the whole picture; put its folder back from a backup, or move it away to begin anew"
+        ),
+    )
+}

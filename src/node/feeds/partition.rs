@@ -1,0 +1,59 @@
+//! One partition of a feed: a log of its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::requests::Requests;
+use crate::log::segments::SegmentLog;
+use crate::log::{Log, SourceError};
+use crate::model::{Position, ReadFrom, TableDef, TableName, feed_table, limits};
+
+/// A partition.
+pub struct Partition {
+    /// Its log.
+    pub log: Arc<dyn Log>,
+    /// The same, where it is the feed's own to trim and close.
+    pub(super) segments: Option<Arc<SegmentLog>>,
+    pub(super) requests: Arc<Mutex<Requests>>,
+    tables: RwLock<HashMap<TableName, Arc<TableDef>>>,
+}
+
+impl Partition {
+    /// Of an open log, from whose end the idempotency keys are read.
+    pub(super) fn new(log: Arc<dyn Log>, segments: Option<Arc<SegmentLog>>) -> Partition {
+        Partition { log, segments, requests: Arc::default(), tables: RwLock::default() }
+    }
+
+    /// Reads what idempotency keys stand at the log's end.
+    pub(super) async fn remember(&self) -> Result<(), SourceError> {
+        let info = self.log.info();
+        let first = info.tail.0.saturating_sub(limits::FEED_REQUESTS_WINDOW).max(info.oldest.0.saturating_sub(1));
+        let mut from = ReadFrom::from(Position(first));
+        loop {
+            let batch = self.log.read(from, crate::log::Limit::default()).await?;
+            if batch.next == from {
+                return Ok(());
+            }
+            let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+            for logged in &batch.entries {
+                if let Some(key) = &logged.entry.header().idempotency {
+                    requests.done(key, super::requests::digest(logged.entry.changes_bytes()), logged.position);
+                }
+            }
+            from = batch.next;
+        }
+    }
+
+    /// The definition of a table of rows.
+    pub(super) fn table(&self, name: &TableName) -> Arc<TableDef> {
+        if let Some(table) = self.tables.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return table.clone();
+        }
+        let table = Arc::new(feed_table(name.clone()));
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        if tables.len() >= limits::ENTRY_TABLES_MAX {
+            tables.clear();
+        }
+        tables.entry(name.clone()).or_insert(table).clone()
+    }
+}

@@ -1,0 +1,152 @@
+//! What a feed is, and where that is noted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::log::segments::Retention;
+use crate::model::limits;
+use crate::node::settings::{Exit, LogSettings, NodeError};
+
+/// The file in a feed's folder.
+const FILE: &str = "feed.json";
+/// The smallest segment of a partition.
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// A feed's properties.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedSpec {
+    /// Order holds within one.
+    pub partitions: u32,
+    /// May be appended to over HTTP.
+    pub append: bool,
+    /// What nobody needs is kept this long, in milliseconds.
+    pub retain_ms: Option<u64>,
+    /// The size at most, in bytes, all partitions together.
+    pub retain_bytes: Option<u64>,
+    /// Whether appends wait for the disk.
+    pub fsync: bool,
+    /// Up to where an operator has removed entries, of each partition; none where it is shorter.
+    #[serde(default)]
+    pub trimmed: Vec<u64>,
+}
+
+impl Default for FeedSpec {
+    fn default() -> FeedSpec {
+        FeedSpec { partitions: 1, append: true, retain_ms: None, retain_bytes: None, fsync: true, trimmed: Vec::new() }
+    }
+}
+
+fn failed(what: &str, place: &Path, error: impl std::fmt::Display) -> NodeError {
+    NodeError::new(
+        "WS-FEED-002",
+        Exit::Failure,
+        format!("{what} {}: {error}", place.display()),
+        "a feed's properties stand beside its log",
+        "mend the folder's owner, permissions or disk, or put the file back from a backup",
+    )
+}
+
+/// A log cannot change how many partitions it has.
+pub(super) fn contradicts(name: &str, there: usize, asked: u32) -> NodeError {
+    NodeError::new(
+        "WS-FEED-003",
+        Exit::Configuration,
+        format!("the log {name:?} is there with other properties ({there} partitions; {asked} are asked for)"),
+        "a key's rows stay in their partition, so their number is fixed when a log is created",
+        "ask for what is there, or use another name",
+    )
+}
+
+impl FeedSpec {
+    /// Of one partition.
+    pub fn log(&self) -> LogSettings {
+        let default = LogSettings::default();
+        let parts = u64::from(self.partitions.max(1));
+        let retain_bytes = self.retain_bytes.unwrap_or(default.retain_bytes) / parts;
+        LogSettings {
+            retain_time: self.retain_ms.map_or(default.retain_time, Duration::from_millis),
+            retain_bytes,
+            fsync: self.fsync,
+            segment_bytes: (retain_bytes / 8).clamp(SEGMENT_BYTES_MIN, limits::SEGMENT_BYTES_DEFAULT / parts.min(8)),
+        }
+    }
+
+    /// Of one partition.
+    pub(super) fn retention(&self) -> Retention {
+        let log = self.log();
+        Retention { time: log.retain_time, bytes: log.retain_bytes }
+    }
+
+    /// What the configuration says, over what is stored.
+    pub(super) fn over(&self, name: &str, stored: &FeedSpec) -> Result<FeedSpec, NodeError> {
+        match self.partitions == stored.partitions {
+            true => Ok(FeedSpec { trimmed: stored.trimmed.clone(), ..self.clone() }),
+            false => Err(contradicts(name, stored.partitions as usize, self.partitions)),
+        }
+    }
+
+    /// Notes it durably, if it is not noted yet.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn store(&self, dir: &Path, name: &str) -> Result<(), NodeError> {
+        let folder = dir.join(name);
+        let path = folder.join(FILE);
+        let text = serde_json::to_string(self).map_err(|error| failed("cannot write", &path, error))?;
+        if fs::read_to_string(&path).is_ok_and(|known| known == text) {
+            return Ok(());
+        }
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(&folder)?;
+            write_durably(&path, text.as_bytes())?;
+            fs::File::open(dir)?.sync_all()?;
+            dir.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
+        };
+        write().map_err(|error| failed("cannot write", &path, error))
+    }
+}
+
+/// Replaces a file; the new content is durable on return, and a crash leaves the old or the new one.
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(folder) => fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// The feeds that have been created in a folder.
+///
+/// # Errors
+/// The folder, or what is noted in it, cannot be read.
+pub(super) fn stored(dir: &Path) -> Result<BTreeMap<String, FeedSpec>, NodeError> {
+    let mut found = BTreeMap::new();
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(failed("cannot read", dir, error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| failed("cannot read", dir, error))?;
+        let path = entry.path().join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            // Created up to here when the process was killed.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("cannot read", &path, error)),
+        };
+        let spec: FeedSpec = serde_json::from_str(&text).map_err(|error| failed("cannot read", &path, error))?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        found.insert(name, spec);
+    }
+    Ok(found)
+}

@@ -1,0 +1,137 @@
+//! Replay, then live, without a gap or a duplicate.
+
+use super::*;
+
+#[test]
+fn the_past_is_found_by_position_cursor_time_count_key_table_and_expression() {
+    let ground = Ground::new();
+    let site = node(&ground, ORDERS);
+    for n in 1..=20 {
+        append(&site, "orders", &format!(r#"{{"key":"k{}","table":"t{}","row":{{"n":{n}}}}}"#, n % 5, n % 2));
+    }
+    let all = entries(&site, "orders/entries");
+    assert_eq!(all.len(), 20);
+    let at = |n: usize, name: &str| all[n - 1][name].as_str().expect("a text").to_owned();
+    let numbers = |query: &str| -> Vec<u64> {
+        entries(&site, &format!("orders/entries?{query}"))
+            .iter()
+            .map(|entry| entry["position"].as_u64().expect("a position"))
+            .collect()
+    };
+    assert_eq!(numbers("after=18"), [19, 20]);
+    assert_eq!(numbers(&format!("after={}", at(18, "cursor"))), [19, 20]);
+    assert_eq!(numbers(&format!("time={}", at(17, "time"))), [17, 18, 19, 20]);
+    assert_eq!(numbers("time=2999-01-01T00:00:00Z"), [0; 0]);
+    assert_eq!(numbers("tail=2"), [19, 20]);
+    assert_eq!(numbers("after=0&limit=3"), [1, 2, 3]);
+    assert_eq!(numbers("key=k3"), [3, 8, 13, 18]);
+    assert_eq!(numbers("tables=t0&after=14"), [16, 18, 20]);
+    assert_eq!(numbers("where=row.n%20%3E%2018"), [19, 20]);
+    // A row that lacks what is asked for does not pass.
+    assert_eq!(numbers("where=row.other%20%3D%3D%201"), [0; 0]);
+    for (query, status) in [
+        ("after=21", 416),
+        ("after=x", 400),
+        ("time=yesterday", 400),
+        ("tail=1&after=1", 400),
+        ("wher=1", 400),
+        ("where=row.", 400),
+        ("where=nobody%20%3D%3D%201", 400),
+        ("partition=1", 400),
+        ("wait=-1", 400),
+        ("after=00000000000000000000000000000001-0000000000000001-1", 409),
+    ] {
+        assert_eq!(get(&site, &format!("orders/entries?{query}")).0, status, "{query}");
+    }
+}
+
+#[test]
+fn a_long_poll_ends_with_the_first_answer() {
+    let ground = Ground::new();
+    let site = node(&ground, ORDERS);
+    let found = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| entries(&site, "orders/entries?after=0&wait=25s"));
+        append(&site, "orders", r#"{"row":1}"#);
+        waiting.join().expect("answered")
+    });
+    assert_eq!(rows(&found), ["1"]);
+    assert!(entries(&site, "orders/entries?after=1&wait=0.2s").is_empty());
+}
+
+#[test]
+fn events_go_on_over_restarts_without_loss_or_duplicate() {
+    let ground = Ground::new();
+    let mut site = node(&ground, ORDERS);
+    for n in 1..=50 {
+        append(&site, "orders", &format!("{{\"row\":{n}}}"));
+    }
+    let mut reader = Events::new(&site, "orders/entries?after=0");
+    let mut expected = 0;
+    for round in 0..3 {
+        for _ in 0..25 {
+            expected += 1;
+            let entry = reader.wait();
+            assert_eq!((entry["position"].as_u64(), &entry["changes"][0]["row"]), (Some(expected), &expected.into()));
+        }
+        if round % 2 == 0 {
+            site.kill();
+        } else {
+            assert_eq!(site.stop(), Some(0));
+        }
+        site.up();
+        for n in 1..=25 {
+            append(&site, "orders", &format!("{{\"row\":{}}}", 50 + round * 25 + n));
+        }
+    }
+    while expected < 125 {
+        expected += 1;
+        assert_eq!(reader.wait()["position"].as_u64(), Some(expected));
+    }
+}
+
+#[test]
+fn a_log_with_partitions_is_read_as_one_and_resumed_as_one() {
+    let ground = Ground::new();
+    let mut site = node(&ground, "[log.orders]\nappend = true\npartitions = 3\n");
+    let mut reader = Events::new(&site, "orders/entries?after=0");
+    let mut seen = std::collections::BTreeSet::new();
+    for round in 0..3 {
+        for n in 0..20 {
+            append(&site, "orders", &format!("{{\"key\":\"k{n}\",\"row\":{}}}", round * 20 + n));
+        }
+        while seen.len() < (round + 1) * 20 {
+            let entry = reader.wait();
+            assert!(seen.insert(entry["changes"][0]["row"].as_u64()), "twice: {entry}");
+        }
+        site.kill();
+        site.up();
+    }
+}
+
+#[test]
+fn a_websocket_gets_an_entry_a_message() {
+    let ground = Ground::new();
+    let site = node(&ground, ORDERS);
+    for n in 1..=3 {
+        append(&site, "orders", &format!("{{\"row\":{n}}}"));
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let positions = runtime.block_on(async {
+        use futures_util::StreamExt;
+        let url = format!("ws://127.0.0.1:{}/v1/logs/orders/entries?after=1", site.port);
+        let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("connects");
+        let mut positions = Vec::new();
+        while positions.len() < 3 {
+            let message = socket.next().await.expect("a message").expect("readable");
+            let value: Json = serde_json::from_str(message.to_text().expect("text")).expect("JSON");
+            if value["event"] == "current" {
+                assert_eq!(value["tail"], 3);
+                append(&site, "orders", r#"{"row":4}"#);
+            } else {
+                positions.push(value["position"].as_u64().expect("a position"));
+            }
+        }
+        positions
+    });
+    assert_eq!(positions, [2, 3, 4]);
+}
