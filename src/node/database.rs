@@ -263,14 +263,16 @@ impl Applying {
     /// Gives the time to wait.
     fn report_busy(&mut self, error: &ViewError, since: &mut Option<tokio::time::Instant>) -> Duration {
         let now = tokio::time::Instant::now();
+        let said = format!(
+            "error[WS-APPLY-002]: {error} / do: see that the database can be reached and written, and who locks it; nothing is lost, \
+             applying goes on by itself"
+        );
         if since.is_none_or(|since| now - since >= BUSY_REPORT) {
-            tracing::warn!(
-                "error[WS-APPLY-002]: {error} / do: see that the database can be reached and written, and who locks it; nothing is lost, applying goes on by itself"
-            );
+            tracing::warn!("{said}");
             *since = Some(now);
         }
         // Shown until it has gone on, whatever is asked of it meanwhile.
-        self.busy = Some(error.to_string());
+        self.busy = Some(said);
         self.database.state.send_modify(|state| state.error = self.busy.clone());
         BUSY_RETRY
     }

@@ -311,7 +311,8 @@ fn a_full_disk_at_the_destination_is_waited_out_and_nothing_is_lost() {
     println!("{}", said(&leaf));
     for _ in 0..20 {
         // It is shown for as long as it lasts.
-        assert!(said(&leaf).contains("No space left on device"), "{}", said(&leaf));
+        let said = said(&leaf);
+        assert!(said.contains("No space left on device") && said.contains(" / do: see that the database"), "{said}");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     leaf.kill();
