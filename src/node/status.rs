@@ -227,7 +227,9 @@ pub fn ready(shared: &Shared) -> (bool, Vec<String>) {
                 LaneState::Copying { from, .. } => {
                     ready = false;
                     let name = shared.book.name_of(from.0).unwrap_or_default();
-                    problems.push(format!("table {} is being copied from {name}", lane.table));
+                    let waits = shared.copy_waits();
+                    let why = waits.get(&lane.table).map(|wait| format!(": {}", wait.why)).unwrap_or_default();
+                    problems.push(format!("table {} is being copied from {name}{why}", lane.table));
                 }
                 LaneState::Replaying { .. } => ready = false,
                 LaneState::Parked { position, error, .. } => {

@@ -302,7 +302,8 @@ fn a_full_disk_at_the_destination_is_waited_out_and_nothing_is_lost() {
     leaf.sql("alter table orders set tablespace small; alter index orders_pkey set tablespace small");
     root.up();
     leaf.up();
-    leaf.wait_ready();
+    leaf.wait_source("orders", "live");
+    leaf.wait_source("marks", "live");
     let ballast = disk.0.join("ballast");
     std::fs::write(&ballast, vec![0; 5 << 20]).expect("it fits");
     root.sql("insert into orders select n, 'root', n, repeat('x', 1000) from generate_series(1, 3000) n; insert into marks values (1, true)");
