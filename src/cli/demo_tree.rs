@@ -185,7 +185,7 @@ async fn watch(name: &'static str, node: Arc<Node>, seen: mpsc::Sender<Sighting>
             let (Some(origin), Ok(changes)) = (header.origin, logged.entry.changes()) else { continue };
             let tables = |change: Change| {
                 let table = batch.catalog.get(*header.tables.get(change.table)?)?;
-                (change.op != Op::Copied).then_some((table, change))
+                (!matches!(change.op, Op::Copied | Op::Cut)).then_some((table, change))
             };
             let changes: Vec<_> = changes.into_iter().filter_map(tables).collect();
             let (node, committed) = (header.node.clone(), header.time);

@@ -18,6 +18,9 @@ pub enum Op {
     /// The table's content was replaced outside of the log (first copy, restored file, rebuilt table): who follows
     /// it copies it afresh. No rows.
     Copied = 5,
+    /// Nothing has changed: what a copy of the table contains stands before this entry, and nothing that stands after it.
+    /// No rows.
+    Cut = 6,
 }
 
 impl Op {
@@ -29,6 +32,7 @@ impl Op {
             Op::Delete => "delete",
             Op::Truncate => "truncate",
             Op::Copied => "copied",
+            Op::Cut => "cut",
         }
     }
 
@@ -40,6 +44,7 @@ impl Op {
             3 => Op::Delete,
             4 => Op::Truncate,
             5 => Op::Copied,
+            6 => Op::Cut,
             _ => return None,
         })
     }

@@ -130,7 +130,7 @@ pub fn decode_changes(bytes: &Bytes) -> Result<Vec<Change>, CodecError> {
         let complete = match op {
             Op::Insert | Op::Update => row.is_some(),
             Op::Delete => old.is_some(),
-            Op::Truncate | Op::Copied => true,
+            Op::Truncate | Op::Copied | Op::Cut => true,
         };
         if !complete {
             return Err(malformed("a change", format!("{} without its row", op.name())));

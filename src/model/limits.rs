@@ -38,9 +38,9 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 pub const LINK_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// A peer that dialled must have said hello by then.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Rows of one chunk of a first copy.
+/// Rows of the first chunk of a first copy; the next ones may be larger.
 pub const COPY_CHUNK_ROWS: usize = 2_000;
-/// Bytes of one chunk of a first copy, one row aside.
+/// Bytes of the first chunk of a first copy, one row aside.
 pub const COPY_CHUNK_BYTES: usize = 1 << 20;
 /// A filter expression's text.
 pub const FILTER_BYTES_MAX: usize = 8 << 10;
@@ -88,7 +88,7 @@ pub const LINK_CONTROL_MAX: usize = 16;
 /// Tables that one side of a link may offer, and definitions that may travel with one message.
 pub const OFFERS_MAX: usize = 10_000;
 /// Rows of one chunk of a first copy that a receiver accepts.
-pub const COPY_CHUNK_ROWS_MAX: usize = 10 * COPY_CHUNK_ROWS;
+pub const COPY_CHUNK_ROWS_MAX: usize = 20 * COPY_CHUNK_ROWS;
 /// The text of a failure that a peer sends.
 pub const FAILURE_BYTES_MAX: usize = 4 << 10;
 /// How long telling a peer why its link ends may take.
@@ -239,8 +239,6 @@ pub const REPLICATION_ACKNOWLEDGE_INTERVAL: Duration = Duration::from_millis(100
 pub const REPLICATION_SILENCE_MAX: Duration = Duration::from_secs(120);
 /// Rows that are counted for the progress of a first copy where no ANALYZE has; above it they are said to be so many.
 pub const COPY_COUNT_ROWS_MAX: u64 = 100_000;
-/// Bytes of a table without a key, which is copied in one piece.
-pub const COPY_KEYLESS_BYTES_MAX: usize = 16 << 20;
 /// Bytes of encoded changes after which captured transactions of PostgreSQL are given to the log, one of them aside.
 pub const CAPTURE_GIVE_BYTES: usize = 1 << 20;
 /// Transactions after which they are.
@@ -318,3 +316,15 @@ pub const FEED_CONSUMERS_MAX: usize = 10_000;
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Feeds of a node.
 pub const FEEDS_MAX: usize = 1_000;
+/// Bytes of one chunk of a first copy when chunks are quickly taken, one row aside.
+pub const COPY_CHUNK_BYTES_MAX: usize = 4 << 20;
+/// Tables that are copied at once.
+pub const COPIES_MAX: usize = 3;
+/// Tables that are served to peers at once.
+pub const COPIES_SERVED_MAX: usize = 64;
+/// A chunk of a first copy that has not come by then is asked for again.
+pub const COPY_CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
+/// What serves a table to a peer ends when nothing has been asked of it for so long.
+pub const COPY_SERVING_IDLE_MAX: Duration = Duration::from_secs(120);
+/// The snapshot of a table without a key is given from its start again within this time.
+pub const COPY_WHOLE_AGAIN_MAX: Duration = Duration::from_secs(60);

@@ -1,44 +1,45 @@
 //! First copies, the receiving half: asking a peer for the chunks of a table and writing them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::database::{Command, Database, Finished, Guard};
 use super::shared::{CopyWait, Link, PeerCopy, Shared};
+use super::wanted::{Absent, Wanted, wanted};
 use crate::log::{Append, Draft};
 use crate::model::{
     Change, Cursor, EntryHeader, LinkId, Op, Position, Row, TableName, Timestamp, encode_changes, limits,
 };
-use crate::peer::{Control, CopyMessage, LinkHandle, Offer, Role};
+use crate::peer::{Control, CopyMessage, LinkHandle, Role};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, ViewError};
 
-/// A chunk that has not come by then is asked for again.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 /// A sender that refused is asked again after this.
 const REFUSED_DELAY: Duration = Duration::from_millis(250);
 /// Progress of a long copy is logged this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-/// A copy that is to be made.
-struct Wanted {
-    link: LinkId,
-    peer: Box<str>,
-    role: Role,
-    handle: LinkHandle,
-    offer: Offer,
-    /// The table has its lane already: the copy goes on after this key.
-    begun: Option<Option<Row>>,
+/// Messages that wait for one copy.
+const CHUNKS_WAITING: usize = 4;
+
+/// A table, from a peer.
+type Key = (LinkId, TableName);
+/// Where the chunks of the copies that are being made go.
+pub(super) type Routes = Arc<Mutex<HashMap<Key, mpsc::Sender<CopyMessage>>>>;
+
+pub(super) fn lock(routes: &Routes) -> MutexGuard<'_, HashMap<Key, mpsc::Sender<CopyMessage>>> {
+    routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes first copies one after the other, and hands requests of peers to the serving half.
+/// Makes first copies, some at once, and hands requests of peers to the serving half.
 pub async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<PeerCopy>) {
     let (to_serve, requests) = mpsc::channel(limits::COPY_MESSAGES_MAX);
     shared.tasks.spawn(super::serving::serve(shared.clone(), requests));
-    let (to_receive, mut chunks) = mpsc::channel(limits::COPY_MESSAGES_MAX);
-    let sorting = shared.clone();
+    let routes = Routes::default();
+    let (sorting, to_receive) = (shared.clone(), routes.clone());
     shared.tasks.spawn(async move {
         loop {
             let message = tokio::select! {
@@ -46,130 +47,48 @@ pub async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<PeerCopy>) {
                 message = messages.recv() => message,
             };
             let Some((link, message)) = message else { return };
-            let to = if matches!(message, CopyMessage::Request { .. }) { &to_serve } else { &to_receive };
-            if to.try_send((link, message)).is_err() {
+            let sent = match &message {
+                CopyMessage::Request { .. } => to_serve.try_send((link, message)).is_ok(),
+                CopyMessage::Chunk { table, .. } => send_on(&to_receive, (link, table.name.clone()), message),
+                CopyMessage::Refused { table, .. } => send_on(&to_receive, (link, table.clone()), message),
+            };
+            if !sent {
                 tracing::warn!("a message of a first copy was left out, because too many are waiting");
             }
         }
     });
     let mut absent = Absent::default();
+    let mut under_way = JoinSet::new();
     while !shared.stop.is_cancelled() {
-        let wanted = wanted(&shared, &mut absent).await;
+        while under_way.try_join_next().is_some() {}
+        let wanted = match under_way.len() < limits::COPIES_MAX {
+            true => wanted(&shared, &mut absent, &routes).await,
+            false => None,
+        };
         let Some(wanted) = wanted else {
             tokio::select! {
                 _ = shared.stop.cancelled() => {}
                 _ = shared.copy_wake.notified() => {}
+                _ = under_way.join_next(), if !under_way.is_empty() => {}
                 // Lanes and refusals that hold a copy up may end without a word.
                 _ = tokio::time::sleep(REFUSED_DELAY) => {}
             }
             continue;
         };
-        receive(&shared, wanted, &mut chunks).await;
+        let (key, (to, mut chunks)) = (wanted.key(), mpsc::channel(CHUNKS_WAITING));
+        lock(&routes).insert(key.clone(), to);
+        let (shared, routes) = (shared.clone(), routes.clone());
+        under_way.spawn(async move {
+            receive(&shared, wanted, &mut chunks).await;
+            lock(&routes).remove(&key);
+        });
     }
+    while under_way.join_next().await.is_some() {}
 }
 
-/// The next copy to make: an offered table that does not follow its peer under the offered selection and filter, or whose
-/// copy was interrupted.
-async fn wanted(shared: &Arc<Shared>, absent: &mut Absent) -> Option<Wanted> {
-    let database = shared.database.as_ref()?;
-    let links: Vec<_> = {
-        let links = shared.links();
-        links
-            .iter()
-            .map(|(id, link)| (*id, link.role, link.node.name.clone(), link.handle.clone(), link.offers.clone()))
-            .collect()
-    };
-    let lanes = database.state.borrow().lanes.clone();
-    absent.look(&lanes, |peer| links.iter().any(|(link, ..)| *link == peer));
-    let offers = |table: &TableName, offers: &[Offer]| offers.iter().any(|offer| offer.table.name == *table);
-    let given_up = |table: &TableName, from: LinkId, begun: bool| match links.iter().find(|(link, ..)| *link == from) {
-        Some((.., offered)) => !offers(table, offered),
-        // What others have of the table does not wait for a peer that is away.
-        None => absent.gives_way(from, begun) && links.iter().any(|(.., offered)| offers(table, offered)),
-    };
-    release_forgotten(shared, &lanes, given_up).await;
-    shared.copy_owned_again().await;
-    for (link, role, peer, handle, offers) in links {
-        let followed = database.ask(|reply| Command::Followed(link, reply)).await.ok()?;
-        for offer in offers {
-            let table = &offer.table.name;
-            if followed.iter().any(|(name, under)| name == table && *under == offer.under) || only_ours(shared, &offer)
-            {
-                continue;
-            }
-            // A table that its sender does not give now holds up no other.
-            if shared.copy_waits().get(table).is_some_and(|wait| wait.until > std::time::Instant::now()) {
-                continue;
-            }
-            let begun = match lanes.iter().find(|lane| lane.table == *table).map(|lane| &lane.state) {
-                None => None,
-                Some(LaneState::Copying { from, done, .. }) if *from == link => Some(done.clone()),
-                // It failed before it was ever copied under this offer, as a table that is not there yet: the copy
-                // supersedes what it failed at.
-                Some(LaneState::Parked { before: None, .. }) => None,
-                // Another copy, a replay or an operator has the table; it is looked at again when that has ended.
-                Some(_) => continue,
-            };
-            let (peer, handle) = (peer.clone(), handle.clone());
-            return Some(Wanted { link, peer, role, handle, offer, begun });
-        }
-    }
-    None
-}
-
-/// Peers that are away in the middle of a copy.
-#[derive(Default)]
-struct Absent(HashMap<LinkId, Instant>);
-
-impl Absent {
-    fn look(&mut self, lanes: &[Lane], linked: impl Fn(LinkId) -> bool) {
-        let away: Vec<LinkId> = lanes
-            .iter()
-            .filter_map(|lane| if let LaneState::Copying { from, .. } = lane.state { Some(from) } else { None })
-            .filter(|from| !linked(*from))
-            .collect();
-        self.0.retain(|peer, _| away.contains(peer));
-        for peer in away {
-            self.0.entry(peer).or_insert_with(Instant::now);
-        }
-    }
-
-    /// Whether a copy from that peer is given up for one from another; it is made again when the peer is back. One that
-    /// has come some way waits a while.
-    fn gives_way(&self, peer: LinkId, begun: bool) -> bool {
-        self.0.get(&peer).is_some_and(|since| !begun || since.elapsed() > limits::COPY_ABSENT_MAX)
-    }
-}
-
-/// Lanes that wait for a peer which an operator has dropped, which has withdrawn the table, or which is away while others
-/// have it, wait no longer: a copy from it is given up, and the table goes on with what came.
-async fn release_forgotten(shared: &Shared, lanes: &[Lane], given_up: impl Fn(&TableName, LinkId, bool) -> bool) {
-    let Some(database) = &shared.database else { return };
-    for lane in lanes {
-        let replacement = match &lane.state {
-            LaneState::Copying { from, done, .. }
-                if shared.book.name_of(from.0).is_none() || given_up(&lane.table, *from, done.is_some()) =>
-            {
-                Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
-            }
-            LaneState::Replaying { settled: Some((from, _)) } if shared.book.name_of(from.0).is_none() => {
-                Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
-            }
-            _ => continue,
-        };
-        if let Err(error) = database.ask(|reply| Command::SetLane(lane.table.clone(), replacement, reply)).await {
-            tracing::warn!(table = %lane.table, "{error}");
-        }
-    }
-}
-
-/// Tables that only this node writes are not copied from others.
-pub(super) fn only_ours(shared: &Shared, offer: &Offer) -> bool {
-    use crate::stream::Owner;
-    match shared.policy.ownership.of(&offer.table.name) {
-        Some(Owner::Nodes(nodes)) => nodes.len() == 1 && *nodes[0] == *shared.name,
-        _ => false,
-    }
+/// Hands a message to the copy that waits for it; what nobody waits for is forgotten.
+fn send_on(routes: &Routes, key: Key, message: CopyMessage) -> bool {
+    lock(routes).get(&key).is_none_or(|to| to.try_send(message).is_ok())
 }
 
 /// Rows that a copy over this link must not touch: those whose owner is not on the link's far side. `None` when a child's
@@ -212,7 +131,7 @@ async fn begin(shared: &Shared, database: &Database, wanted: &Wanted, scope: &Co
     if !caught_up(shared, &wanted.handle).await {
         return false;
     }
-    let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, reply)).await;
+    let begun = database.ask(|reply| Command::BeginCopy(table.clone(), wanted.link, scope.clone(), reply)).await;
     if let Err(error) = begun {
         waits(shared, table, format!("the copy cannot begin: {error}"));
         return false;
@@ -223,25 +142,37 @@ async fn begin(shared: &Shared, database: &Database, wanted: &Wanted, scope: &Co
     true
 }
 
+/// Has the table in its lane; gives how often the peer has announced it, and what of the peer's log the chunks must contain.
+async fn stand(
+    shared: &Shared,
+    database: &Database,
+    wanted: &mut Wanted,
+    scope: &CopyScope,
+) -> Option<(u64, Option<Cursor>)> {
+    let (table, link) = (&wanted.offer.table.name, wanted.link);
+    // What has come of a table without a key is of another snapshot.
+    if wanted.is_keyless() && matches!(wanted.begun, Some(Some(_))) {
+        begin_again(database, table, link).await;
+        wanted.begun = Some(None);
+    }
+    if wanted.begun.is_none() && !begin(shared, database, wanted, scope).await {
+        return None;
+    }
+    let table = &wanted.offer.table.name;
+    let announcements = database.ask(|reply| Command::Announcements(link, table.clone(), reply)).await.ok()?;
+    let LaneState::Copying { received: at_least, .. } = database.lane(table)?.state else { return None };
+    // What has been received since comes out of the log again, after the copy.
+    let received = shared.received(link);
+    let received = received.map(|cursor| Cursor { position: at_least.min(cursor.position), ..cursor });
+    Some((announcements, received))
+}
+
 /// Copies one table, as far as the link lasts.
-async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiver<PeerCopy>) {
+async fn receive(shared: &Arc<Shared>, mut wanted: Wanted, chunks: &mut mpsc::Receiver<CopyMessage>) {
     let Some(database) = &shared.database else { return };
     let table = wanted.offer.table.name.clone();
-    let owned = shared.policy.ownership.of(&table).is_some();
-    let scope =
-        if owned || wanted.offer.whole && wanted.role == Role::Child { CopyScope::All } else { CopyScope::UpsertOnly };
-    if wanted.begun.is_none() && !begin(shared, database, &wanted, &scope).await {
-        return;
-    }
-    while chunks.try_recv().is_ok() {}
-    let asked = database.ask(|reply| Command::Announcements(wanted.link, table.clone(), reply)).await;
-    let Ok(announcements) = asked else { return };
-    let Some(LaneState::Copying { received: at_least, .. }) = database.lane(&table).map(|lane| lane.state) else {
-        return;
-    };
-    // What has been received since comes out of the log again, after the copy.
-    let received = shared.received(wanted.link);
-    let received = received.map(|cursor| Cursor { position: at_least.min(cursor.position), ..cursor });
+    let scope = wanted.scope(shared);
+    let Some((announcements, received)) = stand(shared, database, &mut wanted, &scope).await else { return };
     let (mut after, mut rows_done, started) = (wanted.begun.clone().flatten(), 0_u64, Instant::now());
     let mut told = started;
     let ask = async |after: Option<Row>| {
@@ -256,24 +187,30 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
             _ = shared.stop.cancelled() => return,
             // On the next link the copy goes on where it stands.
             () = wanted.handle.closed() => return,
-            answer = timeout(CHUNK_TIMEOUT, answer_to(&wanted, &after, chunks)) => answer,
+            answer = timeout(limits::COPY_CHUNK_TIMEOUT, answer_to(&wanted, &after, chunks)) => answer,
         };
-        let (chunk, left, settled) = match answer {
+        let Arrived { mut chunk, left, settled, cut } = match answer {
             Err(_) => continue,
             Ok(Answer::Refused(why)) => {
                 return waits(shared, &table, format!("{} does not give it now: {why}", wanted.peer));
             }
             // The sender's selection or filter is another one by now: begin again under that.
             Ok(Answer::Changed) => return begin_again(database, &table, wanted.link).await,
-            Ok(Answer::Chunk(chunk, left, settled)) => (*chunk, left, settled),
+            Ok(Answer::Chunk(arrived)) => *arrived,
         };
-        let (count, upto) = (chunk.rows.len() as u64, chunk.upto.clone());
+        let (count, upto) = (chunk.count() as u64, chunk.upto.clone());
         // The next chunk is read there while this one is written here.
         if upto.is_some() {
             asked = ask(upto.clone()).await;
         }
         let write = Command::CopyChunk;
         let Some(guard) = guard(shared, &wanted) else { return };
+        // Whose the rows are can only be told when they are taken apart.
+        if shared.policy.ownership.of(&table).is_some()
+            && let Err(why) = chunk.decode()
+        {
+            return waits(shared, &table, format!("{} gives no rows: {why}", wanted.peer));
+        }
         if let Err(error) = database.ask(|reply| write(Box::new(chunk), scope.clone(), guard, reply)).await {
             return failed(shared, &table, &after, &error).await;
         }
@@ -285,7 +222,7 @@ async fn receive(shared: &Arc<Shared>, wanted: Wanted, chunks: &mut mpsc::Receiv
         }
         if upto.is_none() {
             tracing::info!(%table, rows = rows_done, "copied {rows_done} rows of {table} from {} in {:.1?}", wanted.peer, started.elapsed());
-            return finish(shared, &wanted, settled, announcements).await;
+            return finish(shared, &wanted, settled, announcements, cut).await;
         }
         after = upto;
     }
@@ -298,7 +235,7 @@ fn count_chunk(shared: &Shared, table: &TableName, rows: u64) {
 }
 
 /// The copy starts over. The lane stays where it is: what the main cursor has passed over since is replayed from there.
-async fn begin_again(database: &Database, table: &TableName, from: LinkId) {
+pub(super) async fn begin_again(database: &Database, table: &TableName, from: LinkId) {
     let Some(lane) = database.lane(table) else { return };
     let LaneState::Copying { received, .. } = lane.state else { return };
     let lane = Some(Lane { state: LaneState::Copying { from, done: None, rows: 0, received }, ..lane });
@@ -318,40 +255,98 @@ fn progress(table: &TableName, rows: u64, left: Option<u64>, started: Instant) {
     }
 }
 
+/// A chunk, and what came with it.
+struct Arrived {
+    chunk: CopyChunk,
+    left: Option<u64>,
+    settled: Option<Position>,
+    cut: Option<Box<str>>,
+}
+
 enum Answer {
-    Chunk(Box<CopyChunk>, Option<u64>, Option<Position>),
+    Chunk(Box<Arrived>),
     Refused(String),
     Changed,
 }
 
-async fn answer_to(wanted: &Wanted, asked: &Option<Row>, chunks: &mut mpsc::Receiver<PeerCopy>) -> Answer {
+async fn answer_to(wanted: &Wanted, asked: &Option<Row>, chunks: &mut mpsc::Receiver<CopyMessage>) -> Answer {
     loop {
-        let Some((link, message)) = chunks.recv().await else { return Answer::Refused("this node stops".into()) };
+        let Some(message) = chunks.recv().await else { return Answer::Refused("this node stops".into()) };
         match message {
-            CopyMessage::Chunk { table, after, upto, rows, left, settled, under } => {
-                if link != wanted.link || table.name != wanted.offer.table.name || after != *asked {
+            CopyMessage::Chunk { table, after, upto, rows, lines, left, settled, under, cut } => {
+                if after != *asked {
                     continue;
                 }
                 if under != wanted.offer.under {
                     return Answer::Changed;
                 }
-                return Answer::Chunk(Box::new(CopyChunk { table, after, upto, rows }), left, settled);
+                let chunk = CopyChunk { table, after, upto, rows, lines };
+                return Answer::Chunk(Box::new(Arrived { chunk, left, settled, cut }));
             }
-            CopyMessage::Refused { table, why } if link == wanted.link && table == wanted.offer.table.name => {
-                return Answer::Refused(why);
-            }
-            _ => {}
+            CopyMessage::Refused { why, .. } => return Answer::Refused(why),
+            CopyMessage::Request { .. } => {}
         }
     }
 }
 
 /// The copy's rows are here: the log is replayed into the table, and it follows the peer from now on.
-async fn finish(shared: &Arc<Shared>, wanted: &Wanted, settled: Option<Position>, announcements: u64) {
+async fn finish(
+    shared: &Arc<Shared>,
+    wanted: &Wanted,
+    settled: Option<Position>,
+    announcements: u64,
+    cut: Option<Box<str>>,
+) {
     let Some(database) = &shared.database else { return };
     let table = wanted.offer.table.name.clone();
-    let finished = Finished { table, from: wanted.link, under: wanted.offer.under, settled, announcements };
+    let cut = match cut {
+        None => None,
+        Some(cut) => match cut_here(shared, wanted, settled.unwrap_or_default(), &cut).await {
+            Ok(at) => Some(at),
+            Err(why) => return waits(shared, &table, format!("it is made again: {why}")),
+        },
+    };
+    let finished = Finished { table, from: wanted.link, under: wanted.offer.under, settled, announcements, cut };
     if let Err(error) = database.ask(|reply| Command::FinishCopy(Box::new(finished), reply)).await {
         tracing::warn!(table = %wanted.offer.table.name, "the copy of {} is made again: {error}", wanted.offer.table.name);
+    }
+}
+
+/// Where in our log the snapshot stands that was copied: everything from the peer up to it is in the copy.
+async fn cut_here(shared: &Arc<Shared>, wanted: &Wanted, settled: Position, cut: &str) -> Result<Position, String> {
+    let (database, table) = (shared.database.as_ref().ok_or("there is no database")?, &wanted.offer.table.name);
+    let lane = database.lane(table).ok_or("its lane is gone")?;
+    let deadline = Instant::now() + limits::COPY_CHUNK_TIMEOUT;
+    let received = || shared.received(wanted.link).map(|cursor| cursor.position).unwrap_or_default();
+    // The sender's log has come here as far as its mark stands, at the latest.
+    while received() < settled {
+        tokio::select! {
+            _ = shared.stop.cancelled() => return Err("this node stops".into()),
+            () = wanted.handle.closed() => return Err("the link has ended".into()),
+            _ = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+        if Instant::now() > deadline {
+            return Err(format!(
+                "the place of its snapshot, before position {settled} of {}, has not come",
+                wanted.peer
+            ));
+        }
+    }
+    let found = super::cuts::find(shared, wanted.link, table, lane.after, cut).await?;
+    let at = found.ok_or("the place of its snapshot has not come")?.at;
+    wait_main(shared, database, at).await.map(|()| at)
+}
+
+/// Waits until the main cursor of a database has passed that position.
+pub(super) async fn wait_main(shared: &Shared, database: &Database, position: Position) -> Result<(), String> {
+    let mut state = database.state.subscribe();
+    let reached = state.wait_for(|state| state.applied.is_some_and(|applied| applied.position >= position));
+    tokio::select! {
+        _ = shared.stop.cancelled() => Err("this node stops".into()),
+        reached = timeout(limits::COPY_CHUNK_TIMEOUT, reached) => match reached {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(format!("position {position} is not applied here yet")),
+        },
     }
 }
 

@@ -30,8 +30,9 @@ type Reply<T> = oneshot::Sender<Result<T, ViewError>>;
 pub enum Command {
     /// See [`LaneView::set_lane`].
     SetLane(TableName, Option<Lane>, Reply<()>),
-    /// Puts the table in a copying lane at the main cursor.
-    BeginCopy(TableName, LinkId, Reply<()>),
+    /// Puts the table in a copying lane at the main cursor; or, where it had a lane, where that stands. Only a copy that
+    /// removes what the sender does not have may begin behind what a parked lane has missed.
+    BeginCopy(TableName, LinkId, CopyScope, Reply<()>),
     /// See [`LaneView::copy_chunk`].
     CopyChunk(Box<CopyChunk>, CopyScope, Guard, Reply<()>),
     /// See [`LaneView::followed`].
@@ -61,6 +62,9 @@ pub struct Finished {
     pub settled: Option<Position>,
     /// [`Command::Announcements`] before the first chunk was asked for.
     pub announcements: u64,
+    /// Everything of the table up to this position of the node's log is in the chunks, and nothing behind it; `None` where
+    /// that is not known, and chunks may contain more than what the lane stands at.
+    pub cut: Option<Position>,
 }
 
 /// How applying is doing.
@@ -331,8 +335,8 @@ impl Applying {
                 let done = self.view.set_lane(&table, lane).await;
                 self.later(reply, done)
             }
-            Command::BeginCopy(table, from, reply) => {
-                let done = self.begin_copy(table, from).await;
+            Command::BeginCopy(table, from, scope, reply) => {
+                let done = self.begin_copy(table, from, scope).await;
                 self.later(reply, done)
             }
             Command::CopyChunk(chunk, scope, guard, reply) => {
@@ -391,7 +395,7 @@ impl Applying {
     }
 
     async fn finish_copy(&mut self, finished: Finished) -> Result<(), ViewError> {
-        let Finished { table, from, under, settled, announcements } = finished;
+        let Finished { table, from, under, settled, announcements, cut } = finished;
         let now = self.announcements.get(&(from, table.clone())).copied().unwrap_or_default();
         let lane = self.view.lanes().into_iter().find(|lane| lane.table == table);
         let Some(lane) =
@@ -405,17 +409,20 @@ impl Applying {
         }
         // The lane first: a crash in between copies the table again; the other way round the lane would wait for ever.
         let settled = settled.map(|position| (from, position));
-        self.view.set_lane(&table, Some(Lane { state: LaneState::Replaying { settled }, ..lane })).await?;
+        let after = cut.unwrap_or(lane.after);
+        let state = LaneState::Replaying { settled };
+        self.view.set_lane(&table, Some(Lane { table: table.clone(), after, state })).await?;
         self.view.set_followed(from, &table, Some(under)).await?;
         self.look_at_followed(from).await.map(drop)
     }
 
-    async fn begin_copy(&mut self, table: TableName, from: LinkId) -> Result<(), ViewError> {
+    async fn begin_copy(&mut self, table: TableName, from: LinkId, scope: CopyScope) -> Result<(), ViewError> {
         let main = self.view.cursor().await?.map_or(Position::ZERO, |cursor| cursor.position);
-        // What the main cursor has passed over for a lane is still to be replayed; a parked lane is given up by its operator.
+        // What the main cursor has passed over for a lane is still to be replayed. A parked lane is given up by its operator;
+        // but rows that were deleted in what it has missed would stay, where the copy removes none.
         let standing = self.view.lanes().into_iter().find(|lane| lane.table == table);
         let after = standing
-            .filter(|lane| !matches!(lane.state, LaneState::Parked { .. }))
+            .filter(|lane| scope != CopyScope::All || !matches!(lane.state, LaneState::Parked { .. }))
             .map_or(main, |lane| lane.after.min(main));
         // A copy that has ended in the meantime has noted that the table follows: the lane would wait for ever.
         self.view.set_followed(from, &table, None).await?;

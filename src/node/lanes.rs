@@ -1,10 +1,17 @@
 //! Lanes that are replayed from the log until they reach the main cursor.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::database::{Applying, Whose};
 use crate::log::{Limit, Log};
 use crate::model::{LinkId, Position, ReadFrom, TableName};
 use crate::stream::FollowError;
 use crate::view::{Lane, LaneState};
+
+/// A lane is replayed for no longer before the others and the main cursor have their turn.
+const REPLAY_TURN: Duration = Duration::from_millis(50);
 
 /// Where each lane reads on; only the lane's cursor is durable.
 #[derive(Default)]
@@ -38,18 +45,38 @@ impl Applying {
         }
         let mut moved = false;
         for lane in lanes {
+            moved |= self.replay_one(lane, log, readers).await?;
+        }
+        if moved {
+            self.publish().await?;
+        }
+        Ok(moved)
+    }
+
+    /// Replays one lane for a while; true when it moved. It joins the main cursor at once when it reaches it: a moment later
+    /// that may have moved on, and in a busy log always has.
+    async fn replay_one(
+        &mut self,
+        mut lane: Lane,
+        log: &dyn Log,
+        readers: &mut LaneReaders,
+    ) -> Result<bool, FollowError> {
+        let (began, mut moved) = (Instant::now(), false);
+        loop {
             let LaneState::Replaying { settled } = &lane.state else {
                 readers.0.retain(|(table, _)| *table != lane.table);
-                continue;
+                return Ok(moved);
             };
-            let Some(main) = self.view.cursor().await? else { continue };
-            let ready = settled.is_none_or(|(link, position)| self.has_received(link, position, main.position));
+            let Some(main) = self.view.cursor().await? else { return Ok(moved) };
             if lane.after >= main.position {
-                if ready {
+                if settled.is_none_or(|(link, position)| self.has_received(link, position, main.position)) {
                     self.join(&lane, *settled).await?;
-                    moved = true;
+                    return Ok(true);
                 }
-                continue;
+                return Ok(moved);
+            }
+            if began.elapsed() > REPLAY_TURN {
+                return Ok(moved);
             }
             let from = readers.from(&lane);
             let batch = match log.read(from, Limit::default()).await {
@@ -59,22 +86,22 @@ impl Applying {
                     let position = lane.after.next();
                     let parked = lane.clone().parked(position, error.to_string());
                     self.view.set_lane(&lane.table, Some(parked)).await?;
-                    continue;
+                    return Ok(moved);
                 }
             };
             match self.view.apply_lane(&lane.table, &batch).await {
-                Ok(()) => {
-                    readers.set(&lane.table, batch.next, main.position);
-                    moved |= batch.next != from;
-                }
-                Err(error) if error.is_retryable() => {}
+                Ok(()) => readers.set(&lane.table, batch.next, main.position),
+                Err(error) if error.is_retryable() => return Ok(moved),
                 Err(error) => return Err(error.into()),
             }
+            if batch.next == from {
+                return Ok(moved);
+            }
+            moved = true;
+            let now = self.view.lanes().into_iter().find(|now| now.table == lane.table);
+            let Some(now) = now else { return Ok(moved) };
+            lane = now;
         }
-        if moved {
-            self.publish().await?;
-        }
-        Ok(moved)
     }
 
     /// Those from whom tables are copied.

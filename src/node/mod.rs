@@ -5,6 +5,7 @@ mod capture;
 pub mod config;
 mod copies;
 mod copy_status;
+mod cuts;
 mod database;
 pub mod entry_json;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
@@ -35,6 +36,7 @@ mod subtree;
 mod tree;
 mod twin;
 mod uncaptured;
+mod wanted;
 mod wiring;
 
 pub use database::ApplyState;

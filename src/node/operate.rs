@@ -7,7 +7,7 @@ use super::database::{Command, Database};
 use super::running::Node;
 use crate::model::{LinkId, TableName};
 use crate::peer::{Control, Refusal};
-use crate::view::{Lane, LaneState, ViewError};
+use crate::view::{CopyScope, Lane, LaneState, ViewError};
 
 /// An order that cannot be carried out.
 #[derive(Debug, Error)]
@@ -183,11 +183,13 @@ impl Node {
         }
         let from = peers[0].0;
         let away = !self.shared.links().contains_key(&from);
+        let owned = self.shared.policy.ownership.of(&table).is_some();
+        let scope = if owned { CopyScope::All } else { CopyScope::UpsertOnly };
         match database.lane(&table) {
             None if !away => {}
-            None => database.ask(|reply| Command::BeginCopy(table.clone(), from, reply)).await?,
+            None => database.ask(|reply| Command::BeginCopy(table.clone(), from, scope, reply)).await?,
             Some(Lane { state: LaneState::Parked { .. }, .. }) => {
-                database.ask(|reply| Command::BeginCopy(table.clone(), from, reply)).await?;
+                database.ask(|reply| Command::BeginCopy(table.clone(), from, scope, reply)).await?;
             }
             // First what it has missed, so that the copy begins where the other tables are.
             Some(lane @ Lane { state: LaneState::Paused, .. }) => {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::copies::begin_again;
 use super::database::{Applying, Command, Database, Finished, Guard, Replaced, Whose};
 use super::running::{handle, join_log};
 use super::serving::{doing, settled, wait_applied};
@@ -157,7 +158,10 @@ impl Copying {
         }
         let words = |error: ViewError| error.to_string();
         if begun.is_none() {
-            self.database.ask(|reply| Command::BeginCopy(name.clone(), self.own(), reply)).await.map_err(words)?;
+            self.database
+                .ask(|reply| Command::BeginCopy(name.clone(), self.own(), CopyScope::All, reply))
+                .await
+                .map_err(words)?;
             tracing::info!("copy {}: copying {name} from {}", self.settings.name, own.url);
         }
         let lane = self.database.lane(name).ok_or("its lane is gone")?;
@@ -165,13 +169,20 @@ impl Copying {
         wait_applied(shared, lane.after).await?;
         let announcements = self.database.ask(|reply| Command::Announcements(self.own(), name.clone(), reply)).await;
         let announcements = announcements.map_err(words)?;
-        let mut reader = own.store.reader().await?;
+        let mut reader = own.store.reader(&shared.data_dir).await?;
         let (started, mut told, mut rows) = (Instant::now(), Instant::now(), 0_u64);
-        let mut chunk = read(&mut *reader, name, begun.flatten()).await?;
-        loop {
-            let (count, after, left) = (chunk.1.rows.len() as u64, chunk.1.upto.clone(), chunk.0);
+        // What has come of a table without a key is of another snapshot.
+        let begun = begun.flatten().filter(|_| !table.key_columns().is_empty());
+        if begun.is_none() {
+            begin_again(&self.database, name, self.own()).await;
+        }
+        let mut chunk = read(&mut *reader, name, begun).await?;
+        let cut = loop {
+            let (count, after, left) = (chunk.chunk.count() as u64, chunk.chunk.upto.clone(), chunk.left);
+            let cut = (chunk.cut.clone(), chunk.cursor);
             let guard: Guard = Box::new(|_, _| false);
-            let write = self.database.ask(|reply| Command::CopyChunk(Box::new(chunk.1), CopyScope::All, guard, reply));
+            let write =
+                self.database.ask(|reply| Command::CopyChunk(Box::new(chunk.chunk), CopyScope::All, guard, reply));
             // The next one is read while this one is written.
             let next = async {
                 match after.clone() {
@@ -193,22 +204,40 @@ impl Copying {
             }
             match next? {
                 Some(next) => chunk = next,
-                None => break,
+                None => break cut,
             }
-        }
+        };
         tracing::info!("copy {}: copied {rows} rows of {name} in {:.1?}", self.settings.name, started.elapsed());
         let settled = Some(settled(shared).await?);
         let under = table.fingerprint;
-        let finished = Finished { table: name.clone(), from: self.own(), under, settled, announcements };
+        let cut = match cut {
+            (Some(cut), cursor) => Some(super::cuts::check(shared, name, cursor, &cut).await?),
+            (None, _) => None,
+        };
+        if let Some(cut) = cut {
+            super::copies::wait_main(shared, &self.database, cut).await?;
+        }
+        let finished = Finished { table: name.clone(), from: self.own(), under, settled, announcements, cut };
         self.database.ask(|reply| Command::FinishCopy(Box::new(finished), reply)).await.map_err(words)
     }
 }
 
-/// The rows left, estimated, and the chunk.
-async fn read(reader: &mut dyn TableReader, table: &TableName, after: Option<Row>) -> Result<(u64, CopyChunk), String> {
-    let (rows, bytes) = (limits::COPY_CHUNK_ROWS, limits::COPY_CHUNK_BYTES);
-    let chunk = reader.read_chunk(table, after.as_ref(), rows, bytes).await?;
-    Ok((chunk.left_estimate, CopyChunk { table: chunk.def, after, upto: chunk.upto, rows: chunk.rows }))
+/// A chunk on its way.
+struct Read {
+    /// Rows behind it, estimated.
+    left: u64,
+    cursor: Option<Cursor>,
+    cut: Option<Box<str>>,
+    chunk: CopyChunk,
+}
+
+async fn read(reader: &mut dyn TableReader, table: &TableName, after: Option<Row>) -> Result<Read, String> {
+    let bytes = limits::COPY_CHUNK_BYTES_MAX;
+    let rows = if after.is_some() { limits::COPY_CHUNK_ROWS_MAX } else { limits::COPY_CHUNK_ROWS };
+    let chunk = reader.read_lines(table, after.as_ref(), rows, bytes).await?;
+    let (left, cursor, cut) = (chunk.left_estimate, chunk.cursor, chunk.cut);
+    let chunk = CopyChunk { table: chunk.def, after, upto: chunk.upto, rows: chunk.rows, lines: chunk.lines };
+    Ok(Read { left, cursor, cut, chunk })
 }
 
 /// A view that forgets that it follows a table when the log says that the table's content was replaced, before its cursor

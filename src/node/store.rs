@@ -1,7 +1,7 @@
 //! The node's database, whichever it is.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
 
@@ -162,11 +162,14 @@ impl Store {
         }
     }
 
-    /// Opens the database for reading tables; the error is words for people.
-    pub(super) async fn reader(&self) -> Result<Box<dyn TableReader>, String> {
+    /// Opens the database for reading tables, with a folder for what has to wait; the error is words for people.
+    pub(super) async fn reader(&self, dir: &Path) -> Result<Box<dyn TableReader>, String> {
         match self {
             Store::Sqlite(path) => Ok(Box::new(sqlite::Reader::open(path).map_err(|error| error.to_string())?)),
-            Store::Postgres(endpoint) => Ok(Box::new(PgReader::open(endpoint).await.map_err(|error| error.words())?)),
+            Store::Postgres(endpoint) => {
+                let reader = PgReader::spooling(endpoint, dir.to_path_buf()).await;
+                Ok(Box::new(reader.map_err(|error| error.words())?))
+            }
         }
     }
 

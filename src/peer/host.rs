@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::handle::LinkHandle;
 use crate::log::Append;
 use crate::model::{Cursor, Entry, Epoch, Fingerprint, LinkId, LogId, Position, Row, TableDef, TableName, Timestamp};
+use crate::view::CopyLines;
 
 /// A node as others see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,12 +121,17 @@ pub enum CopyMessage {
         upto: Option<Row>,
         /// The rows.
         rows: Vec<Row>,
+        /// The rows as PostgreSQL wrote them; then `rows` is empty.
+        lines: Option<CopyLines>,
         /// Rows that are still to come, estimated.
         left: Option<u64>,
         /// On the last chunk: what all chunks may contain, as a position in the sender's log.
         settled: Option<Position>,
         /// Under which selection and filter.
         under: Fingerprint,
+        /// For a table without a key: the causation id of the entry before which everything is in the copy, and after which
+        /// nothing.
+        cut: Option<Box<str>>,
     },
     /// Sender to receiver: not now (the table is parked, half-copied or gone at the sender); asked again later.
     Refused {

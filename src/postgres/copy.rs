@@ -1,23 +1,26 @@
 //! The sending side of first copies: chunks of a table in the order of its key, each from one short snapshot.
 
 mod facts;
-mod text;
+mod whole;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use tokio_postgres::{Client, Statement};
 
+pub(crate) use crate::view::{Lines, fields};
 pub(crate) use facts::{FACTS, Facts, qualified, quoted, schema_and_table};
-pub(crate) use text::{Lines, fields};
+use whole::Whole;
 
 use super::range::KeyRange;
 use super::{Endpoint, PgError, Session};
 use crate::model::{Cursor, Row, TableDef, TableName, limits};
-use crate::view::{Chunk, TableReader};
+use crate::view::{Chunk, CopyLines, TableReader};
 
 /// What a session sets that reads values as text, so that they are the same everywhere. A policy that would hide rows
 /// is an error then; only with this `search_path` are own types qualified.
@@ -33,8 +36,11 @@ const ROW_BYTES_GUESS: f64 = 256.0;
 #[derive(Debug)]
 pub struct PgReader {
     endpoint: Endpoint,
+    /// Where tables without a key wait to be asked for.
+    dir: PathBuf,
     open: Option<Open>,
     tables: HashMap<TableName, Progress>,
+    whole: HashMap<TableName, Whole>,
 }
 
 struct Open {
@@ -64,9 +70,11 @@ enum Failure {
 }
 
 /// The rows that were read of a range.
+#[derive(Default)]
 struct Found {
-    rows: Vec<Row>,
-    bytes: usize,
+    lines: BytesMut,
+    rows: usize,
+    last: Bytes,
     /// The range has no further rows.
     is_end: bool,
     /// Rows are still under way on the connection.
@@ -79,7 +87,16 @@ impl PgReader {
     /// # Errors
     /// The server cannot be reached, or refuses.
     pub async fn open(endpoint: &Endpoint) -> Result<PgReader, PgError> {
-        let mut reader = PgReader { endpoint: endpoint.clone(), open: None, tables: HashMap::new() };
+        PgReader::spooling(endpoint, std::env::temp_dir()).await
+    }
+
+    /// Connects; tables without a key are written to that folder before they are given.
+    ///
+    /// # Errors
+    /// As [`PgReader::open`].
+    pub async fn spooling(endpoint: &Endpoint, dir: PathBuf) -> Result<PgReader, PgError> {
+        let (endpoint, tables, whole) = (endpoint.clone(), HashMap::new(), HashMap::new());
+        let mut reader = PgReader { endpoint, dir, open: None, tables, whole };
         reader.connect().await?;
         Ok(reader)
     }
@@ -100,6 +117,17 @@ impl PgReader {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<Chunk, Failure> {
+        if let Some(whole) = self.whole.get_mut(table)
+            && whole.goes_on(after)
+        {
+            let chunk = whole.read(after, rows_max, bytes_max);
+            let chunk = chunk.map_err(|error| Failure::Table(format!("the spool of {table}: {error}")))?;
+            if chunk.upto.is_none() {
+                self.whole.remove(table);
+            }
+            return Ok(chunk);
+        }
+        self.whole.remove(table);
         if self.open.as_ref().is_none_or(|open| open.session.client.is_closed()) {
             self.connect().await.map_err(Failure::Server)?;
         }
@@ -109,19 +137,63 @@ impl PgReader {
         if after.is_none() {
             before = None;
         }
-        let reading = Reading { endpoint: &self.endpoint, open: &open, table, after, rows_max, bytes_max, before };
-        let (chunk, progress, is_cut) = reading.read().await?;
-        self.tables.insert(table.clone(), progress);
-        if !is_cut {
-            self.open = Some(open);
+        let reading = Reading {
+            endpoint: &self.endpoint,
+            dir: &self.dir,
+            open: &open,
+            table,
+            after,
+            rows_max,
+            bytes_max,
+            before,
+        };
+        match reading.read().await? {
+            Read::Part(chunk, progress, is_cut) => {
+                self.tables.insert(table.clone(), progress);
+                if !is_cut {
+                    self.open = Some(open);
+                }
+                Ok(chunk)
+            }
+            Read::Whole(mut whole) => {
+                self.open = Some(open);
+                let chunk = whole.read(None, rows_max, bytes_max);
+                let chunk = chunk.map_err(|error| Failure::Table(format!("the spool of {table}: {error}")))?;
+                if chunk.upto.is_some() {
+                    self.whole.insert(table.clone(), *whole);
+                }
+                Ok(chunk)
+            }
         }
-        Ok(chunk)
     }
+}
+
+/// What a chunk was read into.
+enum Read {
+    /// Some rows of a table with a key, what they tell of the next chunk, and whether more are under way.
+    Part(Chunk, Progress, bool),
+    /// All rows of a table without one.
+    Whole(Box<Whole>),
 }
 
 #[async_trait]
 impl TableReader for PgReader {
     async fn read_chunk(
+        &mut self,
+        table: &TableName,
+        after: Option<&Row>,
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<Chunk, String> {
+        let mut chunk = self.read_lines(table, after, rows_max, bytes_max).await?;
+        if let Some(lines) = chunk.lines.take() {
+            let rows = lines.decode(chunk.def.columns.len());
+            chunk.rows = rows.map_err(|why| format!("a row of {table}: {why}"))?;
+        }
+        Ok(chunk)
+    }
+
+    async fn read_lines(
         &mut self,
         table: &TableName,
         after: Option<&Row>,
@@ -152,6 +224,7 @@ impl Failure {
 /// One chunk.
 struct Reading<'r> {
     endpoint: &'r Endpoint,
+    dir: &'r std::path::Path,
     open: &'r Open,
     table: &'r TableName,
     after: Option<&'r Row>,
@@ -170,7 +243,8 @@ impl Reading<'_> {
         move |error| Failure::Server(endpoint.failed(doing.clone(), error))
     }
 
-    async fn read(&self) -> Result<(Chunk, Progress, bool), Failure> {
+    /// Takes the snapshot: what is known of the table in it, and what of the node's log it contains.
+    async fn begin(&self) -> Result<(Facts, Option<Cursor>), Failure> {
         // The lock comes before the snapshot: a table that is rewritten or truncated after the snapshot would look empty.
         // (postgresql.org/docs/15/mvcc-caveats.html)
         let (schema, name) = facts::schema_and_table(self.table);
@@ -184,30 +258,43 @@ impl Reading<'_> {
         let row = row.ok_or_else(|| Failure::Table(format!("there is no table {} to read", self.table)))?;
         let facts = Facts::of(self.table, &row).map_err(self.failed("looking at"))?;
         let cursor = self.cursor(&facts).await?;
+        Ok((facts, cursor))
+    }
+
+    async fn read(&self) -> Result<Read, Failure> {
+        let (facts, cursor) = self.begin().await?;
+        if facts.def.key_columns().is_empty() {
+            self.client().batch_execute("ROLLBACK").await.map_err(self.failed("reading"))?;
+            return self.whole().await.map(|whole| Read::Whole(Box::new(whole)));
+        }
         let before = match self.before {
             Some(before) => before,
             None => {
                 Progress { left: self.estimate(&facts).await?, row_bytes: facts.row_bytes.unwrap_or(ROW_BYTES_GUESS) }
             }
         };
-        if facts.def.key_columns().is_empty() {
-            return self.whole(facts, cursor).await;
-        }
         let found = self.rows(&facts, before.row_bytes).await?;
         if !found.is_cut {
             self.client().batch_execute("COMMIT").await.map_err(self.failed("reading"))?;
         }
         let keys = facts.def.key_columns();
-        let key = |row: &Row| keys.iter().map(|&i| row[i].clone()).collect();
-        let upto = if found.is_end { None } else { found.rows.last().map(key) };
-        let left = before.left.saturating_sub(found.rows.len() as u64);
+        let mut upto = None;
+        if !found.is_end && found.rows > 0 {
+            let last = fields(&found.last, facts.def.columns.len());
+            let last = last.map_err(|why| Failure::Table(format!("a row of {}: {why}", self.table)))?;
+            upto = Some(keys.iter().map(|&i| last[i].clone()).collect());
+        }
+        let left = before.left.saturating_sub(found.rows as u64);
         let left_estimate = if upto.is_some() { left.max(1) } else { 0 };
-        let row_bytes = match found.rows.len() {
+        let row_bytes = match found.rows {
             0 => before.row_bytes,
-            rows => found.bytes as f64 / rows as f64,
+            rows => found.lines.len() as f64 / rows as f64,
         };
         let progress = Progress { left: left_estimate, row_bytes };
-        Ok((Chunk { def: Arc::new(facts.def), rows: found.rows, upto, left_estimate, cursor }, progress, found.is_cut))
+        let lines = Some(CopyLines { bytes: found.lines.freeze(), rows: found.rows });
+        let (def, rows) = (Arc::new(facts.def), Vec::new());
+        let chunk = Chunk { def, rows, lines, upto, left_estimate, cursor, cut: None };
+        Ok(Read::Part(chunk, progress, found.is_cut))
     }
 
     /// What of the node's log the snapshot contains.
@@ -260,14 +347,13 @@ impl Reading<'_> {
             let path = facts.search_path("LOCAL");
             self.client().batch_execute(&path).await.map_err(self.failed("reading"))?;
         }
-        self.copy(&facts.def, &select, limit, self.bytes_max, 2 * self.bytes_max).await
+        self.copy(&select, limit, self.bytes_max, 2 * self.bytes_max).await
     }
 
     /// Reads what a query gives: at most `rows_max` rows, and none more once `bytes_max` bytes are read; what comes
     /// beyond is dropped, up to `dropped_max` bytes.
     async fn copy(
         &self,
-        def: &TableDef,
         select: &str,
         rows_max: usize,
         bytes_max: usize,
@@ -277,20 +363,23 @@ impl Reading<'_> {
         let stream = self.client().copy_out(&format!("COPY ({select}) TO STDOUT")).await.map_err(&failed)?;
         let mut stream = pin!(stream);
         let mut lines = Lines::default();
-        let mut found = Found { rows: Vec::new(), bytes: 0, is_end: true, is_cut: false };
+        let mut found = Found { is_end: true, ..Found::default() };
         let mut dropped = 0;
         while let Some(bytes) = stream.try_next().await.map_err(&failed)? {
             lines.push(bytes);
             while let Some(line) = lines.next() {
-                if !found.is_end || found.rows.len() == rows_max || (found.bytes >= bytes_max && !found.rows.is_empty())
-                {
+                // A row that is too large for what is left of the chunk is the first of the next one.
+                let bytes = found.lines.len();
+                let is_full = bytes >= bytes_max || line.len() > bytes_max && bytes > 0;
+                if !found.is_end || found.rows == rows_max || is_full && found.rows > 0 {
                     found.is_end = false;
                     dropped += line.len();
                     continue;
                 }
-                found.bytes += line.len();
-                let row = fields(&line, def.columns.len());
-                found.rows.push(row.map_err(|why| Failure::Table(format!("a row of {}: {why}", self.table)))?);
+                found.lines.extend_from_slice(&line);
+                found.lines.extend_from_slice(b"\n");
+                found.rows += 1;
+                found.last = line;
             }
             if dropped > dropped_max {
                 found.is_cut = true;
@@ -298,29 +387,6 @@ impl Reading<'_> {
             }
         }
         Ok(found)
-    }
-
-    /// A table without a key: all of it, or nothing.
-    async fn whole(&self, facts: Facts, cursor: Option<Cursor>) -> Result<(Chunk, Progress, bool), Failure> {
-        if self.after.is_some() {
-            return Err(Failure::Table(format!("{} has no key to go on after", self.table)));
-        }
-        let (rows_max, bytes_max) = (limits::COPY_CHUNK_ROWS_MAX, limits::COPY_KEYLESS_BYTES_MAX);
-        let select = format!("{} FROM {} LIMIT {}", select(&facts.def), facts.from, rows_max + 1);
-        let found = self.copy(&facts.def, &select, rows_max, bytes_max, 0).await?;
-        if !found.is_end {
-            return Err(Failure::Table(format!(
-                "{0} has no key, so that its rows cannot be told apart and it can only be copied in one piece, which takes at most \
-                 {rows_max} rows and {bytes_max} bytes; it has more: give it a key (ALTER TABLE {1} ADD PRIMARY KEY (…); or a \
-                 unique index over columns that are NOT NULL, and ALTER TABLE {1} REPLICA IDENTITY USING INDEX …)",
-                self.table,
-                facts::qualified(self.table)
-            )));
-        }
-        self.client().batch_execute("COMMIT").await.map_err(self.failed("reading"))?;
-        let progress = Progress { left: 0, row_bytes: ROW_BYTES_GUESS };
-        let chunk = Chunk { def: Arc::new(facts.def), rows: found.rows, upto: None, left_estimate: 0, cursor };
-        Ok((chunk, progress, false))
     }
 }
 

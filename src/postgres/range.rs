@@ -234,7 +234,8 @@ mod tests {
     fn only_orders_that_are_known_are_the_same() {
         let same = |sent: &[&str], kind: Kind, own: &[&str]| {
             let key = sent.iter().map(|_| Value::new(kind, "1")).collect();
-            let chunk = CopyChunk { table: Arc::new(def(sent)), after: None, upto: Some(key), rows: Vec::new() };
+            let chunk =
+                CopyChunk { table: Arc::new(def(sent)), after: None, upto: Some(key), rows: Vec::new(), lines: None };
             same_order(&chunk, &def(own))
         };
         assert!(same(&["integer"], Kind::Integer, &["bigint"]));

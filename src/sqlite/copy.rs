@@ -66,7 +66,8 @@ impl Reader {
         transaction.commit().map_err(&fail)?;
         let left_estimate = if found.upto.is_some() { left.saturating_sub(found.rows.len() as u64) } else { 0 };
         self.left.insert(table.clone(), left_estimate);
-        Ok(Chunk { def: Arc::new(def), rows: found.rows, upto: found.upto, left_estimate, cursor })
+        let (rows, upto) = (found.rows, found.upto);
+        Ok(Chunk { def: Arc::new(def), rows, lines: None, upto, left_estimate, cursor, cut: None })
     }
 }
 

@@ -152,8 +152,10 @@ impl Filter for CelFilter {
                 None => return Ok(Verdict::Drop),
             }
         }
-        let sent =
-            |rule: &CelRule| rule.ops.as_ref().is_none_or(|ops| change.op == Op::Copied || ops.contains(&change.op));
+        let sent = |rule: &CelRule| {
+            let of_rows = !matches!(change.op, Op::Copied | Op::Cut);
+            rule.ops.as_ref().is_none_or(|ops| !of_rows || ops.contains(&change.op))
+        };
         if !self.rules(table).all(sent) {
             return Ok(Verdict::Drop);
         }
@@ -210,7 +212,7 @@ impl CelRule {
         change: Change,
     ) -> Result<Option<Change>, FilterError> {
         let Some(when) = &self.when else { return Ok(Some(change)) };
-        if matches!(change.op, Op::Truncate | Op::Copied) {
+        if matches!(change.op, Op::Truncate | Op::Copied | Op::Cut) {
             return Ok(Some(change));
         }
         let old = change.old_resolved();

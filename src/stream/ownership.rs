@@ -71,7 +71,7 @@ impl Ownership {
         };
         match self.of(&table.name) {
             None => Ok(()),
-            _ if change.op == Op::Copied => Ok(()),
+            _ if matches!(change.op, Op::Copied | Op::Cut) => Ok(()),
             Some(Owner::Nodes(nodes)) if nodes.iter().any(|owner| &**owner == writer) => Ok(()),
             Some(Owner::Nodes(nodes)) => refused(nodes.join(" or ")),
             Some(Owner::By(_)) if change.op == Op::Truncate => refused("more than one node".into()),

@@ -72,6 +72,11 @@ impl Sieve {
         })
     }
 
+    /// Whether the table leaves, and all of its rows do as they are.
+    pub fn passes_whole(&self, table: &Arc<TableDef>) -> Result<bool, FilterError> {
+        Ok(matches!(self.plan(table)?, Plan::Whole))
+    }
+
     /// Changes when the table would leave in another way than before.
     pub fn under(&self, table: &TableDef) -> Fingerprint {
         let mut hash = Sha256::new();

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{View, ViewError};
+use super::{CopyLines, View, ViewError};
 use crate::model::{Batch, Cursor, Fingerprint, LinkId, Position, Row, TableDef, TableName, Timestamp};
 
 /// A table that does not move with the main cursor, and why.
@@ -88,6 +88,28 @@ pub struct CopyChunk {
     /// Rows with `after < key ≤ upto` that the sender's snapshot has and that pass its filter; values in the
     /// definition's order.
     pub rows: Vec<Row>,
+    /// The rows as PostgreSQL wrote them, where nobody had to look into them; then `rows` is empty, and none is the
+    /// receiver's own.
+    pub lines: Option<CopyLines>,
+}
+
+impl CopyChunk {
+    /// How many rows it has.
+    pub fn count(&self) -> usize {
+        self.lines.as_ref().map_or(self.rows.len(), |lines| lines.rows)
+    }
+
+    /// Takes the rows apart, if they are not.
+    ///
+    /// # Errors
+    /// They are no rows of the table.
+    pub fn decode(&mut self) -> Result<(), String> {
+        if let Some(lines) = &self.lines {
+            self.rows = lines.decode(self.table.columns.len())?;
+            self.lines = None;
+        }
+        Ok(())
+    }
 }
 
 /// Which rows a copy may remove at the receiver: those inside the chunk's key range that the chunk does not have.

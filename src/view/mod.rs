@@ -1,6 +1,7 @@
 //! Views: state derived from a source, stored together with its cursor.
 
 mod compare;
+mod copy_text;
 mod diff;
 mod events;
 mod events_init;
@@ -11,6 +12,9 @@ mod spool;
 mod store;
 
 pub use compare::{Common, Compare};
+pub use copy_text::CopyLines;
+#[cfg(feature = "postgres")]
+pub(crate) use copy_text::{Lines, fields};
 pub use diff::{
     BucketSum, Compared, DiffError, DiffOptions, Engine, Mend, Repaired, RowDiff, RowDiffKind, Side, TableDiff,
 };

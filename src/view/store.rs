@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::CopyLines;
 use crate::model::{Cursor, Row, TableDef, TableName};
 
 /// A look at a database.
@@ -41,19 +42,32 @@ pub struct Chunk {
     pub def: Arc<TableDef>,
     /// Rows in key order, values in the definition's order.
     pub rows: Vec<Row>,
+    /// The rows as they came, where they were not taken apart; then `rows` is empty.
+    pub lines: Option<CopyLines>,
     /// Key of the last row (the values of the key's columns, in key order); `None` when the table's end is reached.
     pub upto: Option<Row>,
     /// Rows after these, estimated.
     pub left_estimate: u64,
     /// What of the node's log the snapshot contains; `None` in a database to which no log is applied.
     pub cursor: Option<Cursor>,
+    /// For a table without a key: the snapshot of all its chunks has exactly what is logged before an entry with this
+    /// causation id.
+    pub cut: Option<Box<str>>,
+}
+
+impl Chunk {
+    /// How many rows it has.
+    pub fn count(&self) -> usize {
+        self.lines.as_ref().map_or(self.rows.len(), |lines| lines.rows)
+    }
 }
 
 /// Reads tables chunk by chunk, each from one short snapshot; holds no transaction between them.
 #[async_trait]
 pub trait TableReader: Send {
     /// Reads the rows after the key `after` (exclusive; `None` from the start): at most `rows_max`, and none more once
-    /// `bytes_max` bytes have been read. A table without a key is read whole.
+    /// `bytes_max` bytes have been read. A table without a key is read whole, from one snapshot; what its chunks give as
+    /// their last key is known to this reader only.
     ///
     /// # Errors
     /// Words for people: what happened and why.
@@ -64,4 +78,18 @@ pub trait TableReader: Send {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<Chunk, String>;
+
+    /// The same, with the rows as this reader has them at hand.
+    ///
+    /// # Errors
+    /// As [`TableReader::read_chunk`].
+    async fn read_lines(
+        &mut self,
+        table: &TableName,
+        after: Option<&Row>,
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<Chunk, String> {
+        self.read_chunk(table, after, rows_max, bytes_max).await
+    }
 }

@@ -13,6 +13,7 @@ use crate::model::{
 };
 use crate::peer::host::CopyMessage;
 use crate::peer::refusal::printable;
+use crate::view::CopyLines;
 
 fn insert(row: &Row) -> Change {
     Change { table: 0, op: Op::Insert, row: Some(row.clone()), old: None }
@@ -56,15 +57,20 @@ pub(super) fn to_wire(copy: &CopyMessage) -> Kind {
             after: row_to_wire(after),
             received: received.map(cursor_to_wire),
         }),
-        CopyMessage::Chunk { table, after, upto, rows, left, settled, under } => Kind::CopyChunk(CopyChunkWire {
-            table: encode_table(table).into(),
-            after: row_to_wire(after),
-            upto: row_to_wire(upto),
-            rows: rows_to_wire(rows),
-            left: *left,
-            settled: settled.map(|position| position.0),
-            under: under.0,
-        }),
+        CopyMessage::Chunk { table, after, upto, rows, lines, left, settled, under, cut } => {
+            Kind::CopyChunk(CopyChunkWire {
+                table: encode_table(table).into(),
+                after: row_to_wire(after),
+                upto: row_to_wire(upto),
+                rows: rows_to_wire(rows),
+                left: *left,
+                settled: settled.map(|position| position.0),
+                under: under.0,
+                lines: lines.as_ref().map(|lines| lines.bytes.clone()),
+                line_count: lines.as_ref().map_or(0, |lines| lines.rows as u64),
+                cut: cut.as_ref().map(|cut| cut.to_string()),
+            })
+        }
         CopyMessage::Refused { table, why } => {
             let why = why.chars().take(limits::FAILURE_BYTES_MAX / 4).collect();
             Kind::CopyRefused(CopyRefusedWire { table: table.to_string(), why })
@@ -87,14 +93,20 @@ pub(super) fn chunk_from_wire(wire: CopyChunkWire) -> Result<CopyMessage, Protoc
         let why = format!("a row of {} values in a table of {} columns", row.len(), table.columns.len());
         return Err(bad("copy_chunk.rows", why));
     }
+    let count = usize::try_from(wire.line_count).unwrap_or(usize::MAX);
+    bounded("copy_chunk.line_count", count, limits::COPY_CHUNK_ROWS_MAX)?;
+    let cut = wire.cut.map(String::into_boxed_str);
+    bounded("copy_chunk.cut", cut.as_ref().map_or(0, |cut| cut.len()), limits::NAME_BYTES_MAX)?;
     Ok(CopyMessage::Chunk {
         table,
         after: row_from_wire("copy_chunk.after", wire.after)?,
         upto: row_from_wire("copy_chunk.upto", wire.upto)?,
         rows,
+        lines: wire.lines.map(|bytes| CopyLines { bytes, rows: count }),
         left: wire.left,
         settled: wire.settled.map(Position),
         under: Fingerprint(wire.under),
+        cut,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::model::{
     Column, Entry, EntryHeader, Epoch, Fingerprint, Kind as ValueKind, LogId, Origin, Position, TableDef, Timestamp,
     Value,
 };
+use crate::view::CopyLines;
 
 fn node(number: u128) -> NodeRef {
     NodeRef { name: format!("node-{number}").into(), log: LogId(number) }
@@ -55,9 +56,22 @@ fn one_of_each() -> Vec<Message> {
             after: None,
             upto: Some(row.clone()),
             rows: vec![row.clone(), row],
+            lines: None,
             left: Some(0),
             settled: Some(Position(0)),
             under: Fingerprint(1),
+            cut: None,
+        }),
+        Message::Copy(CopyMessage::Chunk {
+            table: table(),
+            after: None,
+            upto: None,
+            rows: Vec::new(),
+            lines: Some(CopyLines { bytes: Bytes::from_static(b"1\t2\n"), rows: 1 }),
+            left: None,
+            settled: None,
+            under: Fingerprint(1),
+            cut: Some("cut-7".into()),
         }),
         Message::Copy(CopyMessage::Refused { table: name, why: "parked".into() }),
         Message::Failure(Refusal { code: "WS-X-1".into(), message: "no / why: so".into(), retryable: true }),

@@ -205,6 +205,12 @@ pub struct CopyChunkWire {
     pub settled: Option<u64>,
     #[prost(fixed64, tag = "7")]
     pub under: u64,
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    pub lines: Option<Bytes>,
+    #[prost(uint64, tag = "9")]
+    pub line_count: u64,
+    #[prost(string, optional, tag = "10")]
+    pub cut: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]

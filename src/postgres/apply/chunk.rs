@@ -15,7 +15,7 @@ use super::{PgApplier, store};
 use crate::model::{Column, Kind, Position, Row, TableDef, Value, limits};
 use crate::postgres::ddl::{create_schema, create_table_for};
 use crate::postgres::range::{KeyOrder, KeyRange, same_order};
-use crate::view::{CopyChunk, CopyScope, Lane, LaneState, RowGuard, ViewError};
+use crate::view::{CopyChunk, CopyLines, CopyScope, Lane, LaneState, RowGuard, ViewError};
 
 /// Why a chunk was not written.
 enum ChunkFail {
@@ -23,6 +23,8 @@ enum ChunkFail {
     Table(String),
     /// A statement that writes many rows failed.
     Rows(Fail),
+    /// The rows have to be looked at singly.
+    Lines,
 }
 
 impl From<Fail> for ChunkFail {
@@ -68,14 +70,20 @@ impl PgApplier {
         let state = LaneState::Copying {
             from,
             done: chunk.upto.clone().or(last).or(done),
-            rows: rows.saturating_add(chunk.rows.len() as u64),
+            rows: rows.saturating_add(chunk.count() as u64),
             received,
         };
         let lane = Lane { table: name.clone(), after, state };
         let mut way = if self.fresh.contains(name) { Way::Fresh } else { Way::Over };
+        let mut decoded: Option<CopyChunk> = None;
         loop {
-            match self.try_chunk(chunk, scope, mine, &lane, &mut way).await {
+            match self.try_chunk(decoded.as_ref().unwrap_or(chunk), scope, mine, &lane, &mut way).await {
                 Ok(()) => break,
+                Err(ChunkFail::Lines) => {
+                    let mut taken = chunk.clone();
+                    taken.decode().map_err(|why| self.chunk_trouble(chunk, after, why))?;
+                    decoded = Some(taken);
+                }
                 Err(ChunkFail::Table(why)) => return Err(self.chunk_trouble(chunk, after, why)),
                 Err(ChunkFail::Rows(Fail::View(error))) => return Err(self.view_fail(Fail::View(error))),
                 Err(ChunkFail::Rows(Fail::Table(error))) => match way {
@@ -110,7 +118,8 @@ impl PgApplier {
         self.link().await.map_err(Fail::View)?;
         let PgApplier { link, targets, held, .. } = self;
         let link = link.as_mut().expect("opened above");
-        let begun = link.begin(*held, None, true).await;
+        // What a crash of the server loses of it is lost with the lane's progress.
+        let begun = link.begin(*held, None, false).await;
         let done = match begun {
             Ok(()) => in_chunk(link, targets, chunk, scope, mine, lane, way).await,
             Err(fail) => Err(fail.into()),
@@ -127,6 +136,10 @@ impl PgApplier {
         done
     }
 }
+
+/// Rows without a key cannot be overwritten, and whose they are is not known.
+const KEYLESS: &str = "it has no key and no owner, and has rows here: which of them the sender has cannot be told; empty it \
+    here (TRUNCATE) and retry, or give it a key, or an owner";
 
 async fn in_chunk(
     link: &mut Link,
@@ -147,8 +160,21 @@ async fn in_chunk(
     if chunk.after.is_none() && *way == Way::Over && is_empty(link, target).await? {
         *way = Way::Fresh;
     }
+    if *scope == CopyScope::UpsertOnly && target.key.is_empty() && chunk.after.is_none() && *way != Way::Fresh {
+        return Err(ChunkFail::Table(KEYLESS.to_owned()));
+    }
     if *scope == CopyScope::All && *way != Way::Fresh {
+        if chunk.lines.is_some() {
+            return Err(ChunkFail::Lines);
+        }
         remove_missing(link, target, chunk, mine).await?;
+    }
+    if let Some(lines) = &chunk.lines {
+        if *way != Way::Fresh || target.written.len() != target.columns.len() {
+            return Err(ChunkFail::Lines);
+        }
+        copy_lines(link, target, lines).await?;
+        return put_progress(link, lane).await;
     }
     let rows = chunk.rows.iter().filter(|row| !mine(def, row));
     match *way {
@@ -160,22 +186,40 @@ async fn in_chunk(
             }
             if text.rows > 0 {
                 let statement = copy_statement(target, &target.written);
-                let copied = copy_in(link.client(), &statement, text.bytes).await;
+                let copied = copy_in(link.client(), &statement, text.bytes.into()).await;
                 copied.map_err(|e| link.sort("copying", e))?;
             }
         }
         Way::Over | Way::Singly => put(link, targets, def, rows, *way == Way::Singly).await?,
     }
+    put_progress(link, lane).await
+}
+
+async fn put_progress(link: &Link, lane: &Lane) -> Result<(), ChunkFail> {
     let put = store::put_lane(link.client(), lane).await;
     put.map_err(|e| Fail::View(link.view_error("storing a lane", e)).into())
 }
 
+/// Rows as PostgreSQL wrote them, into an empty table of its own kind.
+async fn copy_lines(link: &Link, target: &Target, lines: &CopyLines) -> Result<(), ChunkFail> {
+    if lines.rows == 0 {
+        return Ok(());
+    }
+    let statement = copy_statement(target, &target.written);
+    let copied = copy_in(link.client(), &statement, lines.bytes.clone()).await;
+    let copied = copied.map_err(|e| link.sort("copying", e))?;
+    match copied == lines.rows as u64 {
+        true => Ok(()),
+        false => Err(ChunkFail::Table(format!("{} rows were announced, {copied} came", lines.rows))),
+    }
+}
+
 fn check(chunk: &CopyChunk, target: &Target) -> Result<(), ChunkFail> {
     let table = |why: String| Err(ChunkFail::Table(why));
-    if target.key.is_empty() && (chunk.after.is_some() || chunk.upto.is_some()) {
-        return table("a table without a key is copied in one chunk".to_owned());
-    }
-    let is_key = |key: &Row| key.len() == target.key.len() && key.iter().all(|value| value.kind.has_text());
+    // What tells the chunks of a table without a key apart is known to its sender only.
+    let is_key = |key: &Row| {
+        target.key.is_empty() || key.len() == target.key.len() && key.iter().all(|value| value.kind.has_text())
+    };
     if [&chunk.after, &chunk.upto].into_iter().flatten().any(|key| !is_key(key)) {
         return table("the chunk's bounds are not values of the table's key".to_owned());
     }
@@ -352,7 +396,8 @@ async fn create_missing(link: &Link, chunk: &CopyChunk) -> Result<(), ChunkFail>
     if there || is_reserved(schema) {
         return Ok(());
     }
-    let mut sql = create_table_for(def, &chunk.rows);
+    let typed = [vec![Value::new(Kind::Typed, "")]];
+    let mut sql = create_table_for(def, if chunk.lines.is_some() { &typed } else { &chunk.rows });
     if let Some(schema_sql) = create_schema(def) {
         let known = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
         let known = link.client().query_one(known, &[&schema]).await;

@@ -71,9 +71,9 @@ pub(super) fn copy_statement(target: &Target, columns: &[usize]) -> String {
 }
 
 /// Sends rows and waits until they are there; gives how many there are.
-pub(super) async fn copy_in(client: &Client, statement: &str, rows: Vec<u8>) -> Result<u64, Error> {
+pub(super) async fn copy_in(client: &Client, statement: &str, rows: Bytes) -> Result<u64, Error> {
     let sink = client.copy_in::<_, Bytes>(statement).await?;
     let mut sink = std::pin::pin!(sink);
-    sink.send(Bytes::from(rows)).await?;
+    sink.send(rows).await?;
     sink.finish().await
 }

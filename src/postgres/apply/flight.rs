@@ -201,7 +201,7 @@ async fn fly(
     let done = async {
         link.begun(from, to, calls).await?;
         for (statement, rows) in copies {
-            copy_in(link.client(), &statement, rows).await.map_err(|e| link.sort("copying", e))?;
+            copy_in(link.client(), &statement, rows.into()).await.map_err(|e| link.sort("copying", e))?;
         }
         link.commit().await
     };

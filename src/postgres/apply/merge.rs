@@ -86,7 +86,7 @@ impl<'a> Net<'a> {
     fn take(&mut self, target: &Target, head: Head, row: &mut [Cell<'a>], old: &mut [Cell<'a>]) -> Option<()> {
         let fits = |row: &[Cell<'_>]| row.len() == self.width && target.key.iter().all(|&i| row[i].kind != Kind::Null);
         match head.op {
-            Op::Copied => Some(()),
+            Op::Copied | Op::Cut => Some(()),
             Op::Truncate => {
                 self.rows.clear();
                 self.keys.clear();

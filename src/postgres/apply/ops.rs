@@ -81,7 +81,7 @@ impl Encoder<'_> {
             (Op::Update, old) => self.update(target, row, old),
             (Op::Delete, Some(old)) => self.delete(target, old),
             (Op::Truncate, _) => self.push(target, Shape::Truncate, &[], &[]),
-            (Op::Copied, _) => Ok(()),
+            (Op::Copied | Op::Cut, _) => Ok(()),
             (Op::Delete, None) => Err("delete without its row".to_owned()),
         }
     }

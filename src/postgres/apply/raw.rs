@@ -138,7 +138,7 @@ impl<'a> Changes<'a> {
         let complete = match op {
             Op::Insert | Op::Update => has_row,
             Op::Delete => has_old,
-            Op::Truncate | Op::Copied => true,
+            Op::Truncate | Op::Copied | Op::Cut => true,
         };
         if !complete {
             return Err("a change has no row");

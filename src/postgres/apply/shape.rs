@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::target::Target;
+use super::target::{Target, literal};
 
 /// What happens when rows are not as the change expects them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,7 +121,8 @@ impl Target {
         let otherwise = match (whole, mode) {
             (true, _) => put.clone(),
             (false, Mode::Strict) => missing.clone(),
-            (false, Mode::Convergent) => String::new(),
+            (false, Mode::Convergent) if self.others.is_empty() => String::new(),
+            (false, Mode::Convergent) => self.put_back(shape, takes, param),
         };
         let piece = match shape {
             Shape::Put => put,
@@ -298,8 +299,50 @@ impl Target {
                 }
                 _ => {}
             }
-            let _ = write!(sql, "{delete}; ");
+            let _ = write!(sql, "{}; ", self.set_aside(&delete));
         }
         sql
+    }
+
+    /// The removal of rows that are in another's way only for now: the log moves them on later, and may not tell all of
+    /// their values then.
+    fn set_aside(&self, delete: &str) -> String {
+        if self.key.is_empty() {
+            return delete.to_owned();
+        }
+        let from = format!("DELETE FROM {}", self.rel);
+        let rest = delete.strip_prefix(&from).unwrap_or_default();
+        let names: Vec<String> = self.key.iter().map(|&i| format!("ws__t.{}", self.columns[i].name)).collect();
+        format!(
+            "WITH ws__gone AS ({from} AS ws__t{rest} RETURNING sha256(convert_to(ROW({})::text, 'UTF8')) AS ws__key, ws__t::text AS ws__row) \
+             INSERT INTO watershed.evicted (table_name, key, content) SELECT {}, ws__gone.ws__key, ws__gone.ws__row FROM ws__gone \
+             ON CONFLICT (table_name, key) DO UPDATE SET content = excluded.content",
+            names.join(", "),
+            literal(self.def.name.as_str())
+        )
+    }
+
+    /// Makes the row that an update does not find of what it had when it was set aside, if it was, and of the new values.
+    fn put_back(&self, shape: Shape, takes: &[usize], param: Param<'_>) -> String {
+        let key: Vec<String> = self.key.iter().enumerate().map(|(n, &i)| param(i, takes.len() + n + 1)).collect();
+        let value = |&i: &usize| match takes.iter().position(|&taken| taken == i) {
+            Some(at) => param(i, at + 1),
+            None if shape == Shape::Update && self.key.contains(&i) => {
+                let at = self.key.iter().position(|&known| known == i).unwrap_or_default();
+                key[at].clone()
+            }
+            None => format!("(ws__e.ws__row).{}", self.columns[i].name),
+        };
+        let names: Vec<&str> = self.written.iter().map(|&i| self.columns[i].name.as_str()).collect();
+        let values: Vec<String> = self.written.iter().map(value).collect();
+        format!(
+            "INSERT INTO {0} ({1}) OVERRIDING SYSTEM VALUE SELECT {2} FROM (SELECT e.content::{0} AS ws__row FROM watershed.evicted e \
+             WHERE e.table_name = {3} AND e.key = sha256(convert_to(ROW({4})::text, 'UTF8'))) ws__e;",
+            self.rel,
+            names.join(", "),
+            values.join(", "),
+            literal(self.def.name.as_str()),
+            key.join(", ")
+        )
     }
 }

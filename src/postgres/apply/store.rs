@@ -10,7 +10,8 @@ use crate::model::{
 };
 use crate::view::{Lane, LaneState};
 
-/// The cursor is one row; a lane is a row per table; a followed table a row per peer and table.
+/// The cursor is one row; a lane is a row per table; a followed table a row per peer and table; `evicted` has rows that were
+/// in the way of others while their table was copied.
 const TABLES: &str = "
 CREATE SCHEMA IF NOT EXISTS watershed;
 CREATE TABLE IF NOT EXISTS watershed.cursor (one boolean PRIMARY KEY DEFAULT true CHECK (one), cursor text NOT NULL);
@@ -19,16 +20,18 @@ CREATE TABLE IF NOT EXISTS watershed.lane (
   received bigint, settled bigint, position bigint, error text, since bigint);
 CREATE TABLE IF NOT EXISTS watershed.follows (
   peer text NOT NULL, table_name text NOT NULL, under text NOT NULL, PRIMARY KEY (peer, table_name));
+CREATE TABLE IF NOT EXISTS watershed.evicted (
+  table_name text NOT NULL, key bytea NOT NULL, content text NOT NULL, PRIMARY KEY (table_name, key));
 ";
 
 const THERE: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = 'watershed' AND c.relname IN ('cursor', 'lane', 'follows')";
+WHERE n.nspname = 'watershed' AND c.relname IN ('cursor', 'lane', 'follows', 'evicted')";
 
 /// Creates what is missing; an up-to-date database is not written.
 pub(super) async fn install(client: &Client) -> Result<(), Error> {
     let there: i64 = client.query_one(THERE, &[]).await?.get(0);
-    if there < 3 {
+    if there < 4 {
         // Capture makes the schema too, perhaps at the same moment: then it is there at the second attempt.
         if let Err(error) = client.batch_execute(TABLES).await {
             let raced = error.code().is_some_and(|code| matches!(code.code(), "23505" | "42P06" | "42P07"));
@@ -189,14 +192,20 @@ fn lane(row: &tokio_postgres::Row) -> Option<Lane> {
     Some(Lane { table, after: Position(row.get::<_, i64>(1).cast_unsigned()), state })
 }
 
+/// Forgets the rows of a table that were in the way of others.
+pub(super) async fn forget_evicted(client: &Client, table: &TableName) -> Result<(), Error> {
+    client.execute("DELETE FROM watershed.evicted WHERE table_name = $1", &[&table.as_str()]).await.map(drop)
+}
+
 /// Removes a lane.
 pub(super) async fn drop_lane(client: &Client, table: &TableName) -> Result<(), Error> {
+    forget_evicted(client, table).await?;
     client.execute("DELETE FROM watershed.lane WHERE table_name = $1", &[&table.as_str()]).await.map(drop)
 }
 
 /// Removes all lanes.
 pub(super) async fn drop_lanes(client: &Client) -> Result<(), Error> {
-    client.execute("DELETE FROM watershed.lane", &[]).await.map(drop)
+    client.batch_execute("DELETE FROM watershed.evicted; DELETE FROM watershed.lane").await
 }
 
 /// Forgets the cursor.

@@ -20,6 +20,8 @@ use crate::postgres::replication::{Data, Lsn};
 const PREFIX: &str = "watershed";
 /// Messages of ours: tables whose rows changed unseen, a name a line.
 pub(super) const PREFIX_COPIED: &str = "watershed.copied";
+/// Messages of ours: the place of a copy's snapshot, its causation id and the table's name in a line each.
+pub(crate) const PREFIX_CUT: &str = "watershed.cut";
 
 /// What has to be asked of the database before the stream is read further.
 pub(super) enum Need {
@@ -29,8 +31,8 @@ pub(super) enum Need {
     Definition(Relation),
     /// Values that were not sent with an update that changes the key: then call [`Gather::moved`].
     Values(Moved),
-    /// The definitions of tables by their names: then call [`Gather::copied`].
-    Copied(Vec<TableName>),
+    /// The definitions of tables by their names: then call [`Gather::said`].
+    Definitions(Op, Vec<TableName>),
 }
 
 /// An update that changes the key.
@@ -38,6 +40,8 @@ pub(super) struct Moved {
     pub known: Known,
     pub new: Tuple,
     pub old: Tuple,
+    /// The transaction, which has committed; `None`: it is streamed, and nobody can see yet what it has written.
+    pub xid: Option<u32>,
 }
 
 /// The messages of one stream on their way.
@@ -186,8 +190,9 @@ impl Gather {
             && new.values().any(|value| value == TupleValue::Unchanged)
         {
             let known = self.known(relation)?;
+            let xid = if self.part.is_none() { Some(self.open_xid) } else { None };
             if known.is_wanted && !self.work(Some(relation))?.is_ours {
-                return Ok(Need::Values(Moved { known, new, old: key.clone() }));
+                return Ok(Need::Values(Moved { known, new, old: key.clone(), xid }));
             }
         }
         self.change(relation, Op::Update, Some(&new), old.as_ref().map_or(Before::Unknown, before))?;
@@ -197,8 +202,12 @@ impl Gather {
     /// An update that changes the key, with the values that were asked for.
     pub fn moved(&mut self, known: &Known, new: &Row, old: &Row) -> Result<(), Failed> {
         let dir = Arc::clone(&self.dir);
+        let is_streamed = self.part.is_some();
         let work = self.work(None)?;
         work.rows(known, Op::Update, new, Some(old));
+        if is_streamed {
+            work.lacks(&known.def);
+        }
         work.settle(&dir).map_err(failure::spool)
     }
 
@@ -220,13 +229,15 @@ impl Gather {
         relations.insert(relation, known);
     }
 
-    /// Tables whose rows changed unseen before this place.
-    pub fn copied(&mut self, tables: &[Arc<TableDef>]) -> Result<(), Failed> {
+    /// What a message of ours says of tables: their rows changed unseen before this place, or they were cut here.
+    pub fn said(&mut self, op: Op, tables: &[Arc<TableDef>]) -> Result<(), Failed> {
         let work = self.work(None)?;
         for table in tables {
-            work.whole(table, Op::Copied);
+            work.whole(table, op);
         }
-        self.recreated.extend(tables.iter().map(|table| table.name.clone()));
+        if op == Op::Copied {
+            self.recreated.extend(tables.iter().map(|table| table.name.clone()));
+        }
         Ok(())
     }
 
@@ -236,7 +247,14 @@ impl Gather {
         }
         let text = String::from_utf8_lossy(&message.content);
         match &*message.prefix {
-            PREFIX_COPIED => return Ok(Need::Copied(text.lines().filter_map(|name| name.parse().ok()).collect())),
+            PREFIX_COPIED => {
+                return Ok(Need::Definitions(Op::Copied, text.lines().filter_map(|name| name.parse().ok()).collect()));
+            }
+            PREFIX_CUT => {
+                let Some((id, table)) = text.split_once('\n') else { return Ok(Need::Nothing) };
+                self.work(None)?.say(Ids { subxid: None, correlation: None, causation: Some(id.into()) });
+                return Ok(Need::Definitions(Op::Cut, table.parse().into_iter().collect()));
+            }
             PREFIX => {
                 let subxid = self.part.and_then(|(_, subxid)| subxid);
                 match ids(&text, subxid) {
@@ -258,6 +276,11 @@ impl Gather {
         // Only now the server takes what it told within the transaction as told.
         self.relations.extend(relations);
         work.time = commit.time;
+        // A row that moved without all of its values may be lost to a copy that is under way: it is made again.
+        for table in work.take_lacking() {
+            work.whole(&table, Op::Copied);
+            self.recreated.push(table.name.clone());
+        }
         self.end(&mut work, commit.end)
     }
 

@@ -168,14 +168,14 @@ impl Look {
                 let (new, old) = link.side.fill(&moved).await?;
                 link.gather.moved(&moved.known, &new, &old)
             }
-            Need::Copied(names) => {
+            Need::Definitions(op, names) => {
                 let is_known = |name: &&TableName| self.tables.iter().any(|table| table.def.name == **name);
                 if !names.iter().all(|name| is_known(&name)) {
                     self.refresh(&mut link.side).await?;
                 }
                 let defs = self.tables.iter().filter(|table| names.contains(&table.def.name));
                 let defs: Vec<Arc<TableDef>> = defs.map(|table| Arc::clone(&table.def)).collect();
-                link.gather.copied(&defs)
+                link.gather.said(op, &defs)
             }
         }
     }

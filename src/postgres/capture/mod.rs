@@ -24,6 +24,7 @@ mod side;
 mod uninstall;
 mod work;
 
+pub(crate) use gather::PREFIX_CUT;
 pub use uninstall::uninstall;
 
 use std::path::PathBuf;

@@ -57,6 +57,26 @@ impl Side {
         Ok(Lsn(before_headers(text.parse().unwrap_or_default())))
     }
 
+    /// Waits until what a committed transaction has written can be seen. The server sends it once its commit is durable,
+    /// which is a moment before others see it: until then a row would seem to be missing, or be that of before.
+    async fn visible(&mut self, xid: u32) -> Result<(), Failed> {
+        let sql = "select (xmax - $1) & 4294967295 between 1 and 2147483648 and not $1 = any (running) from (select \
+                     pg_snapshot_xmax(s)::text::bigint as xmax, \
+                     array(select x::text::bigint & 4294967295 from pg_snapshot_xip(s) x) as running \
+                   from pg_current_snapshot() s) t";
+        let began = std::time::Instant::now();
+        loop {
+            let seen = async |client: &mut Client| client.query_one(sql, &[&i64::from(xid)]).await?.try_get(0);
+            if self.ask("looking whether a transaction can be seen", seen).await? {
+                return Ok(());
+            }
+            if began.elapsed() > limits::CAPTURE_ASK_TIMEOUT {
+                return Err(failure::stream(format!("transaction {xid} has committed and cannot be seen")));
+            }
+            tokio::time::sleep(std::time::Duration::from_micros(500)).await;
+        }
+    }
+
     /// The columns that were not sent with an update that changed the key, as they are now. Where the row is gone, or has
     /// moved on, what did that stands behind in the log, and the columns stay unchanged until then.
     pub async fn fill(&mut self, moved: &Moved) -> Result<(Row, Row), Failed> {
@@ -70,6 +90,8 @@ impl Side {
         });
         let old: Row = old.collect();
         let Some((sql, key)) = one_row(def, &lacking, &new) else { return Ok((new, old)) };
+        let Some(xid) = moved.xid else { return Ok((new, old)) };
+        self.visible(xid).await?;
         let keys: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = key.iter().map(|text| text as _).collect();
         let row = self.ask("reading a row", async |client| client.query_opt(&sql, &keys).await).await;
         let row = match row {

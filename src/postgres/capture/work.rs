@@ -37,6 +37,8 @@ pub(super) struct Work {
     ids: Vec<Ids>,
     /// It may yet be undone, in part or as a whole.
     is_streamed: bool,
+    /// Tables with rows whose key changed and whose values could not be read.
+    lacking: Vec<Arc<TableDef>>,
 }
 
 impl Work {
@@ -78,6 +80,18 @@ impl Work {
         let table = self.table(&known.def);
         put_rows(&mut self.bytes, table, op, new, old);
         self.changes += 1;
+    }
+
+    /// A row of that table moved without all of its values.
+    pub fn lacks(&mut self, table: &Arc<TableDef>) {
+        if self.lacking.iter().all(|known| known.name != table.name) {
+            self.lacking.push(Arc::clone(table));
+        }
+    }
+
+    /// The tables of [`Work::lacks`], once.
+    pub fn take_lacking(&mut self) -> Vec<Arc<TableDef>> {
+        std::mem::take(&mut self.lacking)
     }
 
     /// Adds a change of a table as a whole.

@@ -32,6 +32,14 @@ impl Applier {
                 chunk.after
             )));
         }
+        let mut decoded = None;
+        if chunk.lines.is_some() {
+            let mut taken = chunk.clone();
+            let trouble = |why| ViewError::Table { table: name.clone(), position: after, why };
+            taken.decode().map_err(trouble)?;
+            decoded = Some(taken);
+        }
+        let chunk = decoded.as_ref().unwrap_or(chunk);
         self.write_rows(chunk, scope, mine, after)?;
         let last = chunk.rows.last().map(|row| key_of(&chunk.table, row));
         let state = LaneState::Copying {
@@ -66,10 +74,10 @@ impl Applier {
             Ok(target) => target,
             Err(why) => return Err(table(why)),
         };
-        if target.key.is_empty() && (chunk.after.is_some() || chunk.upto.is_some()) {
-            return Err(table("a table without a key is copied in one chunk".to_owned()));
-        }
-        let is_key = |key: &Row| key.len() == target.key.len() && key.iter().all(|value| value.kind.has_text());
+        // What tells the chunks of a table without a key apart is known to its sender only.
+        let is_key = |key: &Row| {
+            target.key.is_empty() || key.len() == target.key.len() && key.iter().all(|value| value.kind.has_text())
+        };
         if [&chunk.after, &chunk.upto].into_iter().flatten().any(|key| !is_key(key)) {
             return Err(table("the chunk's bounds are not values of the table's key".to_owned()));
         }

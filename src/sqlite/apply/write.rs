@@ -74,7 +74,7 @@ impl Writer<'_> {
             (Op::Update, Some(row), _) => self.update(row, change),
             (Op::Delete, _, Some(old)) => self.delete(old).map(drop),
             (Op::Truncate, ..) => self.truncate(),
-            (Op::Copied, ..) => Ok(()),
+            (Op::Copied | Op::Cut, ..) => Ok(()),
             _ => Err(RowFail::Conflict(format!("{} without its row", change.op.name()))),
         }
     }

@@ -124,9 +124,11 @@ async fn offers_paths_subtrees_and_copies_arrive_as_they_were_said() {
         after: None,
         upto: rows.last().cloned(),
         rows: rows.clone(),
+        lines: None,
         left: Some(3),
         settled: Some(Position(9)),
         under: Fingerprint(7),
+        cut: None,
     };
     assert!(link.send(Control::Copy(chunk)).await);
     until("all arrive", || {

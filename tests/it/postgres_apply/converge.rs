@@ -151,7 +151,8 @@ impl Receiver {
         let LaneState::Copying { from, done, .. } = &lane.state else { return Ok(()) };
         let read = read(&source.db, &lane.table, done.as_ref(), 2);
         let last = read.upto.is_none();
-        let chunk = CopyChunk { table: read.def, after: done.clone(), upto: read.upto, rows: read.rows };
+        let chunk =
+            CopyChunk { table: read.def, after: done.clone(), upto: read.upto, rows: read.rows, lines: read.lines };
         run(self.view().copy_chunk(&chunk, &CopyScope::All, &|_, _| false))?;
         if last {
             let settled = Some((*from, source.log.tail()));
@@ -237,7 +238,7 @@ fn a_copy_never_touches_rows_that_the_receiver_owns() {
         let read = read(&source, &name, None, 10);
         let state = LaneState::Copying { from: PEER, done: None, rows: 0, received: Position::ZERO };
         run(view.set_lane(&name, Some(Lane { table: name.clone(), after: Position(0), state }))).expect("sets");
-        let chunk = CopyChunk { table: read.def, after: None, upto: None, rows: read.rows };
+        let chunk = CopyChunk { table: read.def, after: None, upto: None, rows: read.rows, lines: read.lines };
         let mine = |_: &TableDef, row: &Row| &*row[0].text == b"1" || &*row[0].text == b"3";
         let foreign = CopyChunk { upto: Some(vec![int(1), int(2)]), ..chunk.clone() };
         let refused = run(view.copy_chunk(&foreign, &scope, &mine)).expect_err("not a key of this table");
@@ -258,10 +259,17 @@ fn copied(source: &Database, view: &mut PgApplier, name: &str, rows: usize) -> R
     let state = LaneState::Copying { from: PEER, done: None, rows: 0, received: Position::ZERO };
     run(view.set_lane(&name, Some(Lane { table: name.clone(), after: Position(0), state })))?;
     let (mut after, mut chunks) = (None, 0);
+    let mut reader = run(PgReader::open(&Endpoint::from_url(&source.url).expect("a URL"))).expect("opens");
     loop {
-        let chunk = read(source, &name, after.as_ref(), rows);
+        let chunk = run(reader.read_chunk(&name, after.as_ref(), rows, 1 << 20)).expect("reads");
         let upto = chunk.upto.clone();
-        let chunk = CopyChunk { table: chunk.def, after: after.clone(), upto: chunk.upto, rows: chunk.rows };
+        let chunk = CopyChunk {
+            table: chunk.def,
+            after: after.clone(),
+            upto: chunk.upto,
+            rows: chunk.rows,
+            lines: chunk.lines,
+        };
         run(view.copy_chunk(&chunk, &CopyScope::All, &|_, _| false))?;
         chunks += 1;
         if upto.is_none() {

@@ -73,7 +73,7 @@ async fn copy(from: &End, to: &End, rows_max: usize) -> Result<(), ViewError> {
     let mut after = None;
     loop {
         let read = reader.read_chunk(&table, after.as_ref(), rows_max, 1 << 20).await.expect("a chunk");
-        let chunk = CopyChunk { table: read.def, after, upto: read.upto.clone(), rows: read.rows };
+        let chunk = CopyChunk { table: read.def, after, upto: read.upto.clone(), rows: read.rows, lines: read.lines };
         view.copy_chunk(&chunk, &CopyScope::All, &|_, _| false).await?;
         after = read.upto;
         if after.is_none() {

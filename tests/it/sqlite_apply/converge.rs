@@ -134,7 +134,8 @@ impl Receiver {
         let mut reader = Reader::open(&source.db.path).expect("opens");
         let read = reader.read_chunk(&lane.table, done.as_ref(), 2, usize::MAX).expect("reads");
         let last = read.upto.is_none();
-        let chunk = CopyChunk { table: read.def, after: done.clone(), upto: read.upto, rows: read.rows };
+        let chunk =
+            CopyChunk { table: read.def, after: done.clone(), upto: read.upto, rows: read.rows, lines: read.lines };
         run(self.view.copy_chunk(&chunk, &CopyScope::All, &|_, _| false))?;
         if last {
             let settled = Some((*from, source.log.tail()));
@@ -220,7 +221,7 @@ fn a_copy_never_touches_rows_that_the_receiver_owns() {
         assert_eq!((read.upto.as_ref(), read.left_estimate, read.cursor), (None, 0, None));
         let state = LaneState::Copying { from: PEER, done: None, rows: 0, received: Position::ZERO };
         run(view.set_lane(&name, Some(Lane { table: name.clone(), after: Position(0), state }))).expect("sets");
-        let chunk = CopyChunk { table: read.def, after: None, upto: None, rows: read.rows };
+        let chunk = CopyChunk { table: read.def, after: None, upto: None, rows: read.rows, lines: read.lines };
         let mine = |_: &TableDef, row: &Row| row[0] == int(1) || row[0] == int(3);
         let foreign = CopyChunk { upto: Some(vec![int(1), int(2)]), ..chunk.clone() };
         let refused = run(view.copy_chunk(&foreign, &scope, &mine)).expect_err("not a key of this table");

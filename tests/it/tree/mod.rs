@@ -5,6 +5,7 @@ mod balances;
 mod cases;
 mod checks;
 mod copies;
+mod copies_under_fire;
 mod decisions;
 mod failover;
 mod filters;

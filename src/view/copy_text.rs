@@ -1,8 +1,37 @@
-//! COPY's text format. (postgresql.org/docs/15/sql-copy.html, "File Formats")
+//! Rows as PostgreSQL's COPY writes and reads them: where both ends are PostgreSQL, they are passed on as they are.
+//! (postgresql.org/docs/15/sql-copy.html, "File Formats")
 
 use bytes::{Bytes, BytesMut};
 
 use crate::model::{Kind, Row, Value};
+
+/// Whole lines of COPY's text format, a row each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CopyLines {
+    /// The lines, each with its end.
+    pub bytes: Bytes,
+    /// How many there are.
+    pub rows: usize,
+}
+
+impl CopyLines {
+    /// The rows, with the values of that many columns.
+    ///
+    /// # Errors
+    /// A line is no row, or there are others than were announced.
+    pub fn decode(&self, columns: usize) -> Result<Vec<Row>, String> {
+        let mut lines = Lines::default();
+        lines.push(self.bytes.clone());
+        let mut rows = Vec::with_capacity(self.rows.min(self.bytes.len()));
+        while let Some(line) = lines.next() {
+            rows.push(fields(&line, columns)?);
+        }
+        match rows.len() == self.rows && lines.is_empty() {
+            true => Ok(rows),
+            false => Err(format!("{} rows were announced, {} came", self.rows, rows.len())),
+        }
+    }
+}
 
 /// The lines of what COPY sends, in whatever pieces it comes. A value that has a line's end carries it escaped.
 #[derive(Debug, Default)]
@@ -21,6 +50,11 @@ impl Lines {
         both.extend_from_slice(&self.rest);
         both.extend_from_slice(&bytes);
         self.rest = both.freeze();
+    }
+
+    /// Whether nothing is left over.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// The next whole line, without its end.
@@ -111,6 +145,16 @@ mod tests {
             assert_eq!(rows[1], [typed("2"), typed(""), typed("\\N")], "cut at {cut}");
             assert_eq!(rows.len(), 2);
         }
+    }
+
+    #[test]
+    fn lines_are_the_rows_that_they_announce() {
+        let lines = |text: &'static str, rows| CopyLines { bytes: Bytes::from_static(text.as_bytes()), rows };
+        assert_eq!(lines("1\t\\N\n2\t3\n", 2).decode(2).expect("rows").len(), 2);
+        for (text, rows) in [("1\t2\n", 2), ("1\t2\n3\t4\n", 1), ("1\t2", 1), ("1\n", 1)] {
+            assert!(lines(text, rows).decode(2).is_err(), "{text:?}");
+        }
+        assert_eq!(lines("", 0).decode(2), Ok(Vec::new()));
     }
 
     #[test]
