@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::database::{Command, Database, Finished, Guard};
-use super::shared::{CopyWait, Link, PeerCopy, Shared};
+use super::shared::{CopyRate, CopyWait, Link, PeerCopy, Shared};
 use super::wanted::{Absent, Wanted, wanted};
 use crate::log::{Append, Draft};
 use crate::model::{
@@ -20,6 +20,8 @@ use crate::view::{CopyChunk, CopyScope, Lane, LaneState, ViewError};
 
 /// A sender that refused is asked again after this.
 const REFUSED_DELAY: Duration = Duration::from_millis(250);
+/// Between looks for indexes that were put off and are not built.
+const LEFTOVER_INTERVAL: Duration = Duration::from_secs(20);
 /// Progress of a long copy is logged this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Messages that wait for one copy.
@@ -57,6 +59,9 @@ pub async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<PeerCopy>) {
             }
         }
     });
+    if let Some(database) = &shared.database {
+        shared.tasks.spawn(build_leftover(shared.clone(), database.clone()));
+    }
     let mut absent = Absent::default();
     let mut under_way = JoinSet::new();
     while !shared.stop.is_cancelled() {
@@ -81,6 +86,7 @@ pub async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<PeerCopy>) {
         under_way.spawn(async move {
             receive(&shared, wanted, &mut chunks).await;
             lock(&routes).remove(&key);
+            shared.copy_rates().remove(&key.1);
         });
     }
     while under_way.join_next().await.is_some() {}
@@ -216,6 +222,7 @@ async fn receive(shared: &Arc<Shared>, mut wanted: Wanted, chunks: &mut mpsc::Re
         }
         rows_done += count;
         count_chunk(shared, &table, count);
+        shared.copy_rates().insert(table.clone(), CopyRate::of(rows_done, left, started));
         if told.elapsed() > PROGRESS_INTERVAL {
             told = Instant::now();
             progress(&table, rows_done, left, started);
@@ -306,9 +313,49 @@ async fn finish(
             Err(why) => return waits(shared, &table, format!("it is made again: {why}")),
         },
     };
+    build_indexes(shared, database, &table).await;
     let finished = Finished { table, from: wanted.link, under: wanted.offer.under, settled, announcements, cut };
     if let Err(error) = database.ask(|reply| Command::FinishCopy(Box::new(finished), reply)).await {
         tracing::warn!(table = %wanted.offer.table.name, "the copy of {} is made again: {error}", wanted.offer.table.name);
+    }
+}
+
+/// Builds the indexes that were put off. Where that fails the table follows all the same, and they are tried again.
+pub(super) async fn build_indexes(shared: &Shared, database: &Database, table: &TableName) {
+    let built = tokio::select! {
+        _ = shared.stop.cancelled() => return,
+        built = database.store.build_indexes(table) => built,
+    };
+    if let Err(why) = built {
+        tracing::error!(%table, "error[WS-COPY-003]: the indexes of {table} that were put off until its copy cannot be built: {why} / do: see the reason; they are tried again");
+    }
+}
+
+/// Builds indexes of tables whose copies have ended otherwise, again and again while the node runs.
+pub(super) async fn build_leftover(shared: Arc<Shared>, database: Arc<Database>) {
+    loop {
+        let applies = database.state.borrow().applied.is_some();
+        if applies {
+            let copied = |lane: &Lane| {
+                let state = match &lane.state {
+                    LaneState::Parked { before: Some(before), .. } => before,
+                    state => state,
+                };
+                matches!(state, LaneState::Copying { .. }).then(|| lane.table.clone())
+            };
+            let busy: Vec<TableName> = database.state.borrow().lanes.iter().filter_map(copied).collect();
+            let built = tokio::select! {
+                _ = shared.stop.cancelled() => return,
+                built = database.store.build_leftover(&busy) => built,
+            };
+            if let Err(why) = built {
+                tracing::warn!("{}: indexes that were put off are not built yet: {why}", database.url);
+            }
+        }
+        tokio::select! {
+            _ = shared.stop.cancelled() => return,
+            _ = tokio::time::sleep(if applies { LEFTOVER_INTERVAL } else { REFUSED_DELAY }) => {}
+        }
     }
 }
 

@@ -19,6 +19,12 @@ pub struct TableStatus {
     pub error: Option<String>,
     /// Rows copied so far.
     pub rows: Option<u64>,
+    /// How many rows a second are being copied.
+    pub rows_per_second: Option<f64>,
+    /// Rows that are still to be copied, estimated.
+    pub rows_left: Option<u64>,
+    /// About how long that takes.
+    pub seconds_left: Option<f64>,
     /// Since when it is parked.
     pub since: Option<String>,
 }
@@ -32,6 +38,9 @@ pub(super) fn of_lane(lane: &Lane, waits: Option<String>) -> TableStatus {
         position: None,
         error: None,
         rows: None,
+        rows_per_second: None,
+        rows_left: None,
+        seconds_left: None,
         since: None,
     };
     match &lane.state {

@@ -148,7 +148,7 @@ impl Node {
                 database.ask(|reply| Command::Announced(own, table.clone(), reply)).await?;
                 match lane {
                     Some(Lane { state: LaneState::Parked { .. }, .. }) => {
-                        database.ask(|reply| Command::BeginCopy(table.clone(), own, reply)).await?;
+                        database.ask(|reply| Command::BeginCopy(table.clone(), own, CopyScope::All, reply)).await?;
                     }
                     Some(lane @ Lane { state: LaneState::Paused, .. }) => {
                         database.ask(|reply| Command::SetLane(table.clone(), Some(lane.resumed()), reply)).await?;

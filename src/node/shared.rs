@@ -133,6 +133,27 @@ pub struct CopyWait {
     pub why: String,
 }
 
+/// How quickly a table is being copied.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyRate {
+    /// Rows a second, since the copy began or went on.
+    pub rows_per_second: f64,
+    /// Rows that are still to come, estimated by the sender.
+    pub rows_left: Option<u64>,
+}
+
+impl CopyRate {
+    /// So many rows since then.
+    pub fn of(rows: u64, rows_left: Option<u64>, since: tokio::time::Instant) -> CopyRate {
+        CopyRate { rows_per_second: rows as f64 / since.elapsed().as_secs_f64().max(0.001), rows_left }
+    }
+
+    /// About how long the rest takes.
+    pub fn seconds_left(&self) -> Option<f64> {
+        self.rows_left.map(|left| left as f64 / self.rows_per_second.max(1.0))
+    }
+}
+
 /// A message of a first copy, with the peer it came from.
 pub type PeerCopy = (LinkId, CopyMessage);
 
@@ -182,6 +203,8 @@ pub struct Shared {
     pub copy_wake: tokio::sync::Notify,
     /// Copies that do not go on now, and why.
     copy_waits: Mutex<HashMap<TableName, CopyWait>>,
+    /// Copies that go on, and how quickly.
+    copy_rates: Mutex<HashMap<TableName, CopyRate>>,
     /// Figures.
     pub counters: Counters,
     /// When the node started.
@@ -206,6 +229,11 @@ impl Shared {
     /// Why copies do not go on.
     pub fn copy_waits(&self) -> MutexGuard<'_, HashMap<TableName, CopyWait>> {
         self.copy_waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How quickly copies go on.
+    pub fn copy_rates(&self) -> MutexGuard<'_, HashMap<TableName, CopyRate>> {
+        self.copy_rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The tables that are received here: offered by a peer that is linked, or following one that is away.
@@ -319,6 +347,7 @@ impl SharedParts {
             copies,
             copy_wake: tokio::sync::Notify::new(),
             copy_waits: Mutex::default(),
+            copy_rates: Mutex::default(),
             counters: Counters::default(),
             started: Timestamp::now(),
             stop: self.stop,

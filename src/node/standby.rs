@@ -15,7 +15,8 @@ use super::running::{handle, join_log};
 use super::serving::{doing, settled, wait_applied};
 use super::settings::{CopySettings, NodeError, Settings};
 use super::shared::Shared;
-use crate::model::{Batch, Cursor, Fingerprint, LinkId, Op, Row, TableDef, TableName, limits, scan_ops};
+use crate::model::{Batch, Cursor, Fingerprint, LinkId, Logged, Op, Row, TableDef, TableName, limits, scan_ops};
+use crate::stream::{Destination, Sieve, Sieved};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard, TableReader, View, ViewError};
 
 /// Between attempts to open the database, and between looks for tables to copy when nothing was said.
@@ -67,7 +68,7 @@ impl Standby {
             shared: shared.clone(),
             database: database.clone(),
             whose: Whose::Copys,
-            view: Box::new(Announced { view, own: LinkId(shared.log.id()), replaced: replaced.clone() }),
+            view: Box::new(Announced::new(view, &settings, &shared, replaced.clone())),
             commands,
             replaced,
             announcements: HashMap::new(),
@@ -102,21 +103,18 @@ impl Copying {
     async fn run(self) {
         let mut tables = self.shared.tables.subscribe();
         let mut state = self.database.state.subscribe();
-        let mut told: Option<(TableName, String)> = None;
+        let mut told: HashMap<TableName, (Instant, String)> = HashMap::new();
+        self.shared.tasks.spawn(super::copies::build_leftover(self.shared.clone(), self.database.clone()));
         loop {
-            if let Some((table, begun)) = self.wanted() {
+            // A table that cannot be copied now holds up no other.
+            let waits = |table: &TableName| told.get(table).is_some_and(|(since, _)| since.elapsed() < PAUSE);
+            if let Some((table, begun)) = self.wanted(waits) {
                 let Err(why) = self.copy(&table, begun).await else { continue };
-                let why = (table.name.clone(), why);
-                if told.as_ref() != Some(&why) {
-                    tracing::warn!(
-                        "copy {}: the copy of {} waits: {}; it goes on by itself",
-                        self.settings.name,
-                        why.0,
-                        why.1
-                    );
-                    told = Some(why);
+                let (name, table) = (&self.settings.name, table.name.clone());
+                let before = told.insert(table.clone(), (Instant::now(), why.clone()));
+                if before.is_none_or(|(_, before)| before != why) {
+                    tracing::warn!("copy {name}: the copy of {table} waits: {why}; it goes on by itself");
                 }
-                tokio::time::sleep(PAUSE).await;
                 continue;
             }
             tokio::select! {
@@ -132,13 +130,13 @@ impl Copying {
     }
 
     /// The next table to copy, and after which key the copy goes on if it has begun.
-    fn wanted(&self) -> Option<(Arc<TableDef>, Option<Option<Row>>)> {
+    fn wanted(&self, waits: impl Fn(&TableName) -> bool) -> Option<(Arc<TableDef>, Option<Option<Row>>)> {
         let tables = self.shared.tables.borrow().clone();
         let state = self.database.state.borrow();
         state.applied?;
         let follows = state.follows.get(&self.own()).map(Vec::as_slice).unwrap_or_default();
         tables.into_iter().filter(|table| self.settings.tables.matches(&table.name)).find_map(|table| {
-            if follows.iter().any(|(name, _)| *name == table.name) {
+            if follows.iter().any(|(name, _)| *name == table.name) || waits(&table.name) {
                 return None;
             }
             match state.lanes.iter().find(|lane| lane.table == table.name).map(|lane| &lane.state) {
@@ -147,6 +145,18 @@ impl Copying {
                 Some(_) => None,
             }
         })
+    }
+
+    /// A chunk could not be written: where that is the table's trouble, it is parked. Gives the words.
+    async fn failed(&self, table: &TableName, error: ViewError) -> String {
+        let lane = self.database.lane(table).filter(|_| matches!(error, ViewError::Table { .. }));
+        if let Some(lane) = lane {
+            let parked = lane.clone().parked(lane.after.next(), format!("its copy cannot be written: {error}"));
+            if let Err(error) = self.database.ask(|reply| Command::SetLane(table.clone(), Some(parked), reply)).await {
+                tracing::warn!("copy {}: {error}", self.settings.name);
+            }
+        }
+        error.to_string()
     }
 
     /// Copies one table; the error is words for people.
@@ -191,7 +201,9 @@ impl Copying {
                 }
             };
             let (written, next) = tokio::join!(write, next);
-            written.map_err(words)?;
+            if let Err(error) = written {
+                return Err(self.failed(name, error).await);
+            }
             rows += count;
             if told.elapsed() > PROGRESS_INTERVAL {
                 told = Instant::now();
@@ -208,6 +220,7 @@ impl Copying {
             }
         };
         tracing::info!("copy {}: copied {rows} rows of {name} in {:.1?}", self.settings.name, started.elapsed());
+        super::copies::build_indexes(shared, &self.database, name).await;
         let settled = Some(settled(shared).await?);
         let under = table.fingerprint;
         let cut = match cut {
@@ -246,16 +259,30 @@ struct Announced {
     view: Box<dyn LaneView>,
     own: LinkId,
     replaced: Replaced,
+    /// Lets through what the copy is to have.
+    sieve: Sieve,
 }
 
 impl Announced {
-    /// What was written at the node's own database came from elsewhere here, and is applied.
-    fn foreign(&self, batch: &Batch) -> Batch {
-        let mut batch = batch.clone();
-        for logged in batch.entries.iter_mut().filter(|logged| logged.from.is_local()) {
-            logged.from = self.own;
+    fn new(view: Box<dyn LaneView>, settings: &CopySettings, shared: &Shared, replaced: Replaced) -> Announced {
+        let own = LinkId(shared.log.id());
+        let to = Destination { node: settings.name.as_str().into(), link: own };
+        Announced { view, own, replaced, sieve: Sieve::new(to, settings.tables.clone(), Vec::new()) }
+    }
+
+    /// What the copy is to have (law 7). What was written at the node's own database came from elsewhere here, and is applied.
+    fn foreign(&self, batch: &Batch) -> Result<Batch, ViewError> {
+        let mut entries = Vec::with_capacity(batch.entries.len());
+        for logged in &batch.entries {
+            let from = if logged.from.is_local() { self.own } else { logged.from };
+            let sieved = self.sieve.entry(&logged.entry, &batch.catalog);
+            match sieved.map_err(|error| ViewError::Failed(format!("the entry at {}: {error}", logged.position)))? {
+                Sieved::Nothing => {}
+                Sieved::Whole => entries.push(Logged { from, ..logged.clone() }),
+                Sieved::Narrowed(entry, _) => entries.push(Logged { from, entry: *entry, ..logged.clone() }),
+            }
         }
-        batch
+        Ok(Batch { entries, ..batch.clone() })
     }
 
     async fn look(&mut self, batch: &Batch) -> Result<(), ViewError> {
@@ -286,7 +313,8 @@ impl View for Announced {
 
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
         self.look(batch).await?;
-        self.view.apply(&self.foreign(batch)).await
+        let batch = self.foreign(batch)?;
+        self.view.apply(&batch).await
     }
 
     async fn flush(&mut self) -> Result<(), ViewError> {
@@ -309,7 +337,8 @@ impl LaneView for Announced {
     }
 
     async fn apply_lane(&mut self, table: &TableName, batch: &Batch) -> Result<(), ViewError> {
-        self.view.apply_lane(table, &self.foreign(batch)).await
+        let batch = self.foreign(batch)?;
+        self.view.apply_lane(table, &batch).await
     }
 
     async fn copy_chunk(&mut self, chunk: &CopyChunk, scope: &CopyScope, mine: RowGuard<'_>) -> Result<(), ViewError> {

@@ -412,7 +412,20 @@ fn table_status(shared: &Shared) -> Vec<TableStatus> {
     let Some(database) = &shared.database else { return Vec::new() };
     let state = database.state.borrow();
     let waits = shared.copy_waits();
-    state.lanes.iter().map(|lane| of_lane(lane, waits.get(&lane.table).map(|wait| wait.why.clone()))).collect()
+    let rates = shared.copy_rates();
+    let lanes = state.lanes.iter().map(|lane| {
+        let status = of_lane(lane, waits.get(&lane.table).map(|wait| wait.why.clone()));
+        match rates.get(&lane.table) {
+            None => status,
+            Some(rate) => TableStatus {
+                rows_per_second: Some(rate.rows_per_second),
+                rows_left: rate.rows_left,
+                seconds_left: rate.seconds_left(),
+                ..status
+            },
+        }
+    });
+    lanes.collect()
 }
 
 fn head_status(shared: &Shared) -> Vec<HeadStatus> {

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::policy::Policy;
 use super::settings::{DatabaseSettings, Exit, NodeError};
 use crate::log::{Capture, CaptureFailure, CaptureTrouble, CapturesTable};
-use crate::model::{LogId, SourceCursor, TableDef, limits};
+use crate::model::{LogId, SourceCursor, TableDef, TableName, limits};
 use crate::postgres::{self, Endpoint, PgApplier, PgApplierOptions, PgCapture, PgCaptureOptions, PgError, PgReader};
 use crate::sqlite;
 use crate::view::{EventsError, Ids, Inspection, LaneView, StrayIds, TableReader, Trouble, ViewError};
@@ -170,6 +170,22 @@ impl Store {
                 let reader = PgReader::spooling(endpoint, dir.to_path_buf()).await;
                 Ok(Box::new(reader.map_err(|error| error.words())?))
             }
+        }
+    }
+
+    /// Builds the indexes that the copy of a table has put off; the error is words for people.
+    pub(super) async fn build_indexes(&self, table: &TableName) -> Result<usize, String> {
+        match self {
+            Store::Sqlite(_) => Ok(0),
+            Store::Postgres(endpoint) => postgres::build(endpoint, table).await.map_err(|error| error.words()),
+        }
+    }
+
+    /// Builds the indexes that copies have put off which ended otherwise; `busy` are being copied.
+    pub(super) async fn build_leftover(&self, busy: &[TableName]) -> Result<usize, String> {
+        match self {
+            Store::Sqlite(_) => Ok(0),
+            Store::Postgres(endpoint) => postgres::build_leftover(endpoint, busy).await.map_err(|error| error.words()),
         }
     }
 

@@ -14,6 +14,7 @@ use super::target::{Target, is_reserved, quote, split};
 use super::{PgApplier, store};
 use crate::model::{Column, Kind, Position, Row, TableDef, Value, limits};
 use crate::postgres::ddl::{create_schema, create_table_for};
+use crate::postgres::later;
 use crate::postgres::range::{KeyOrder, KeyRange, same_order};
 use crate::view::{CopyChunk, CopyLines, CopyScope, Lane, LaneState, RowGuard, ViewError};
 
@@ -159,6 +160,13 @@ async fn in_chunk(
     check(chunk, target)?;
     if chunk.after.is_none() && *way == Way::Over && is_empty(link, target).await? {
         *way = Way::Fresh;
+        if chunk.upto.is_some() {
+            let put_off = later::put_off(link.client(), &def.name, &target.rel).await;
+            let count = put_off.map_err(|e| link.sort("putting off indexes", e))?;
+            if count > 0 {
+                tracing::info!(table = %def.name, "{count} indexes of the empty table {} are built after its copy", def.name);
+            }
+        }
     }
     if *scope == CopyScope::UpsertOnly && target.key.is_empty() && chunk.after.is_none() && *way != Way::Fresh {
         return Err(ChunkFail::Table(KEYLESS.to_owned()));

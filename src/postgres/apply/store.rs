@@ -11,7 +11,7 @@ use crate::model::{
 use crate::view::{Lane, LaneState};
 
 /// The cursor is one row; a lane is a row per table; a followed table a row per peer and table; `evicted` has rows that were
-/// in the way of others while their table was copied.
+/// in the way of others while their table was copied; `index_later` has indexes that are built after a copy.
 const TABLES: &str = "
 CREATE SCHEMA IF NOT EXISTS watershed;
 CREATE TABLE IF NOT EXISTS watershed.cursor (one boolean PRIMARY KEY DEFAULT true CHECK (one), cursor text NOT NULL);
@@ -22,16 +22,18 @@ CREATE TABLE IF NOT EXISTS watershed.follows (
   peer text NOT NULL, table_name text NOT NULL, under text NOT NULL, PRIMARY KEY (peer, table_name));
 CREATE TABLE IF NOT EXISTS watershed.evicted (
   table_name text NOT NULL, key bytea NOT NULL, content text NOT NULL, PRIMARY KEY (table_name, key));
+CREATE TABLE IF NOT EXISTS watershed.index_later (
+  name text PRIMARY KEY, table_name text NOT NULL, definition text NOT NULL);
 ";
 
 const THERE: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = 'watershed' AND c.relname IN ('cursor', 'lane', 'follows', 'evicted')";
+WHERE n.nspname = 'watershed' AND c.relname IN ('cursor', 'lane', 'follows', 'evicted', 'index_later')";
 
 /// Creates what is missing; an up-to-date database is not written.
 pub(super) async fn install(client: &Client) -> Result<(), Error> {
     let there: i64 = client.query_one(THERE, &[]).await?.get(0);
-    if there < 4 {
+    if there < 5 {
         // Capture makes the schema too, perhaps at the same moment: then it is there at the second attempt.
         if let Err(error) = client.batch_execute(TABLES).await {
             let raced = error.code().is_some_and(|code| matches!(code.code(), "23505" | "42P06" | "42P07"));

@@ -20,6 +20,8 @@ const TABLES: [&str; 7] = ["capture", "partitions", "cursor", "lane", "follows",
 /// # Errors
 /// The server cannot be reached or refuses: a slot is in use while the node runs.
 pub async fn uninstall(endpoint: &Endpoint) -> Result<(), PgError> {
+    // What a copy has put off is not forgotten with the note of it.
+    crate::postgres::build_leftover(endpoint, &[]).await?;
     let session = endpoint.connect(limits::CAPTURE_CONNECT_TIMEOUT).await?;
     let client = &session.client;
     let failed = |doing: &'static str| move |error| endpoint.failed(doing, error);

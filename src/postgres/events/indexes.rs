@@ -146,10 +146,10 @@ fn literal(text: &str) -> String {
 }
 
 /// Logs how far a build has come, on a connection of its own, until it is dropped.
-struct Shown(CancellationToken);
+pub(in crate::postgres) struct Shown(CancellationToken);
 
 impl Shown {
-    fn start(endpoint: Endpoint, pid: i32) -> Shown {
+    pub(in crate::postgres) fn start(endpoint: Endpoint, pid: i32) -> Shown {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         tokio::spawn(async move {

@@ -15,6 +15,7 @@ mod view;
 mod watch;
 mod write;
 
+pub(super) use indexes::Shown;
 pub use init::init;
 pub use insert::PgEventsInsert;
 pub use inspect::PgEventsTable;

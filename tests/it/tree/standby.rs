@@ -19,8 +19,10 @@ fn a_copy_follows_through_kills_and_shows_itself() {
     let copy = site.dir.join("copy.db");
     shell(&copy, SCHEMA);
     site.sql("insert into orders select value, 'before' from generate_series(1, 7000); insert into private values (1)");
-    site.configure(None, "[copy.standby]\nurl = \"sqlite:copy.db\"\ntables = [\"orders\"]\n");
+    let copied = "[copy.standby]\nurl = \"sqlite:copy.db\"\ntables = [\"orders\"]\n";
+    site.configure(None, &format!("[send.children]\ntables = [\"*\"]\n{copied}"));
     site.up();
+    site.sql("insert into private values (2)");
     for round in 0..6 {
         let first = 10_000 + round * 100;
         site.sql(&format!(
