@@ -1,5 +1,6 @@
 //! Lanes that are replayed from the log until they reach the main cursor.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,7 +16,13 @@ const REPLAY_TURN: Duration = Duration::from_millis(50);
 
 /// Where each lane reads on; only the lane's cursor is durable.
 #[derive(Default)]
-pub(super) struct LaneReaders(Vec<(TableName, ReadFrom)>);
+pub(super) struct LaneReaders(Vec<(TableName, ReadFrom)>, HashMap<TableName, Settled>);
+
+/// When everything that the chunks of a copy may contain had been received, the log had come so far.
+struct Settled {
+    by: (LinkId, Position),
+    at: Position,
+}
 
 impl LaneReaders {
     fn from(&mut self, lane: &Lane) -> ReadFrom {
@@ -39,6 +46,7 @@ impl Applying {
     pub(super) async fn replay(&mut self, log: &dyn Log, readers: &mut LaneReaders) -> Result<bool, FollowError> {
         let lanes = self.view.lanes();
         readers.0.retain(|(table, _)| lanes.iter().any(|lane| lane.table == *table));
+        readers.1.retain(|table, _| lanes.iter().any(|lane| lane.table == *table));
         if lanes.iter().any(|lane| matches!(lane.state, LaneState::Replaying { .. })) {
             // A lane joins the main cursor as it will be when everything given is there.
             self.view.flush().await?;
@@ -69,7 +77,7 @@ impl Applying {
             };
             let Some(main) = self.view.cursor().await? else { return Ok(moved) };
             if lane.after >= main.position {
-                if settled.is_none_or(|(link, position)| self.has_received(link, position, main.position)) {
+                if settled.is_none_or(|by| self.is_settled(&lane.table, by, main.position, readers)) {
                     self.join(&lane, *settled).await?;
                     return Ok(true);
                 }
@@ -112,11 +120,28 @@ impl Applying {
         }
     }
 
-    fn has_received(&self, link: LinkId, position: Position, applied: Position) -> bool {
+    /// Whether everything that the chunks may contain is applied: what is received may still wait in the log, and rows that
+    /// are ahead of it would conflict with it once the table moves with the others.
+    fn is_settled(
+        &self,
+        table: &TableName,
+        by: (LinkId, Position),
+        applied: Position,
+        readers: &mut LaneReaders,
+    ) -> bool {
+        let (link, position) = by;
         if self.whose == Whose::Copys {
             return applied >= position;
         }
-        self.shared.received(link).map(|cursor| cursor.position).unwrap_or_default() >= position
+        if self.shared.received(link).map(|cursor| cursor.position).unwrap_or_default() < position {
+            return false;
+        }
+        let tail = *self.shared.log.tail().borrow();
+        let known = readers.1.entry(table.clone()).or_insert(Settled { by, at: tail });
+        if known.by != by {
+            *known = Settled { by, at: tail };
+        }
+        applied >= known.at
     }
 
     /// The lane has reached the main cursor.

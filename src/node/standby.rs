@@ -147,6 +147,15 @@ impl Copying {
         })
     }
 
+    fn progress(&self, table: &TableName, rows: u64, left: u64, started: Instant) {
+        let rate = rows as f64 / started.elapsed().as_secs_f64();
+        let seconds = left as f64 / rate.max(1.0);
+        tracing::info!(
+            "copy {}: {table}: {rows} rows, {rate:.0} rows/s, about {seconds:.0} s left",
+            self.settings.name
+        );
+    }
+
     /// A chunk could not be written: where that is the table's trouble, it is parked. Gives the words.
     async fn failed(&self, table: &TableName, error: ViewError) -> String {
         let lane = self.database.lane(table).filter(|_| matches!(error, ViewError::Table { .. }));
@@ -207,12 +216,7 @@ impl Copying {
             rows += count;
             if told.elapsed() > PROGRESS_INTERVAL {
                 told = Instant::now();
-                let rate = rows as f64 / started.elapsed().as_secs_f64();
-                let seconds = left as f64 / rate.max(1.0);
-                tracing::info!(
-                    "copy {}: {name}: {rows} rows, {rate:.0} rows/s, about {seconds:.0} s left",
-                    self.settings.name
-                );
+                self.progress(name, rows, left, started);
             }
             match next? {
                 Some(next) => chunk = next,
