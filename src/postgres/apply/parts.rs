@@ -84,7 +84,7 @@ impl Pass<'_> {
         }
         self.link.calls(&calls).await?;
         for (statement, rows) in effects.copies {
-            let copied = copy_in(self.link.client(), &statement, rows).await;
+            let copied = copy_in(self.link.client(), &statement, rows.into()).await;
             copied.map_err(|e| -> Fail { self.link.sort("copying", e) })?;
         }
         Ok(())
