@@ -41,6 +41,8 @@ enum Way {
     Fresh,
     /// Over what is there, all at once.
     Over,
+    /// The same, also where the table is empty: COPY has failed.
+    Again,
     /// Over what is there, row by row, to see which one fails.
     Singly,
 }
@@ -90,9 +92,9 @@ impl PgApplier {
                 Err(ChunkFail::Rows(Fail::Table(error))) => match way {
                     Way::Fresh => {
                         self.fresh.remove(name);
-                        way = Way::Over;
+                        way = Way::Again;
                     }
-                    Way::Over => way = Way::Singly,
+                    Way::Over | Way::Again => way = Way::Singly,
                     Way::Singly => return Err(self.chunk_trouble(chunk, after, server_words(&error))),
                 },
             }
@@ -168,7 +170,8 @@ async fn in_chunk(
             }
         }
     }
-    if *scope == CopyScope::UpsertOnly && target.key.is_empty() && chunk.after.is_none() && *way != Way::Fresh {
+    let begins = *scope == CopyScope::UpsertOnly && target.key.is_empty() && chunk.after.is_none();
+    if begins && *way != Way::Fresh && !is_empty(link, target).await? {
         return Err(ChunkFail::Table(KEYLESS.to_owned()));
     }
     if *scope == CopyScope::All && *way != Way::Fresh {
@@ -198,7 +201,7 @@ async fn in_chunk(
                 copied.map_err(|e| link.sort("copying", e))?;
             }
         }
-        Way::Over | Way::Singly => put(link, targets, def, rows, *way == Way::Singly).await?,
+        Way::Over | Way::Again | Way::Singly => put(link, targets, def, rows, *way == Way::Singly).await?,
     }
     put_progress(link, lane).await
 }

@@ -329,3 +329,26 @@ fn a_table_whose_type_is_missing_is_not_created_and_it_is_said_what_to_do() {
     copied(&source, &mut view, "m", 10).expect("copies");
     assert_eq!(db.rows("SELECT * FROM m"), ["1|ok"]);
 }
+
+/// What the destination's own constraint refuses parks the table at its first chunk, too, however often that is tried.
+#[test]
+fn a_first_chunk_that_a_constraint_refuses_ends() {
+    let source = Database::new("CREATE TABLE t (id int PRIMARY KEY, v int)");
+    source.sql("INSERT INTO t SELECT n, n FROM generate_series(1, 50) n");
+    let db = Database::new("CREATE TABLE t (id int PRIMARY KEY, v int CHECK (v <> 7))");
+    let mut view = db.applier();
+    for _ in 0..2 {
+        let name: watershed::model::TableName = "t".parse().expect("a name");
+        let read = read(&source, &name, None, 100);
+        let state = LaneState::Copying { from: PEER, done: None, rows: 0, received: Position::ZERO };
+        run(view.set_lane(&name, Some(Lane { table: name.clone(), after: Position(0), state }))).expect("sets");
+        let chunk = CopyChunk { table: read.def, after: None, upto: read.upto, rows: read.rows, lines: read.lines };
+        let refused = run(async {
+            let copying = view.copy_chunk(&chunk, &CopyScope::All, &|_, _| false);
+            tokio::time::timeout(std::time::Duration::from_secs(60), copying).await
+        });
+        let refused = refused.expect("it ends").expect_err("row 7 is refused");
+        assert!(matches!(&refused, ViewError::Table { why, .. } if why.contains("t_v_check")), "{refused}");
+        assert!(db.rows("SELECT id FROM t").is_empty());
+    }
+}
