@@ -1,14 +1,17 @@
 //! Local commits into the log: a thread of its own reads the database, because that blocks.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::shared::Shared;
-use crate::log::{Append, Capture, CaptureFailure, CaptureTrouble, Captured, Draft, Polled};
-use crate::model::{CodecError, LinkId, TableDef, TableName, limits};
+use crate::log::{Append, AppendError, Capture, CaptureFailure, CaptureTrouble, Captured, Draft, Log, Polled};
+use crate::model::{CodecError, Cursor, LinkId, TableDef, TableName, limits};
 use crate::stream::OnRefused;
 
 /// Between attempts after an error that may pass.
@@ -140,7 +143,10 @@ impl Capturing {
         };
         let count = drafts.len() as u64;
         let append = Append { from: LinkId::LOCAL, tables, drafts, upto: Some(upto.clone()) };
-        match self.runtime.block_on(self.shared.log.append(append)) {
+        let mut logging = Logging::begin(&self.runtime, self.shared.log.clone(), append);
+        let logged = Pin::new(&mut logging);
+        self.capture.read_ahead(logged);
+        match self.runtime.block_on(logging.ended()) {
             Ok(_) => {
                 self.shared.counters.captured.add(count);
                 self.shared.counters.captured_changes.add(changes);
@@ -171,5 +177,34 @@ impl Capturing {
             }
         }
         Ok(kept)
+    }
+}
+
+/// An append under way. One at a time: what is read ahead waits until it is known whether what comes before it is logged.
+struct Logging {
+    append: JoinHandle<Result<Cursor, AppendError>>,
+    ended: Option<Result<Cursor, AppendError>>,
+}
+
+impl Logging {
+    fn begin(runtime: &Handle, log: Arc<dyn Log>, append: Append) -> Logging {
+        Logging { append: runtime.spawn(async move { log.append(append).await }), ended: None }
+    }
+
+    async fn ended(mut self) -> Result<Cursor, AppendError> {
+        (&mut self).await;
+        self.ended.unwrap_or(Err(AppendError::Closed))
+    }
+}
+
+impl Future for Logging {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.ended.is_none() {
+            let ended = ready!(Pin::new(&mut self.append).poll(context));
+            self.ended = Some(ended.unwrap_or_else(|error| Err(AppendError::Failed(error.to_string()))));
+        }
+        Poll::Ready(())
     }
 }

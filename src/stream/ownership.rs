@@ -96,6 +96,9 @@ impl Ownership {
         catalog: &Arc<Catalog>,
         told: &OnRefused,
     ) -> Result<Draft, CodecError> {
+        if self.owners.is_empty() {
+            return Ok(draft);
+        }
         let header = match &draft {
             Draft::Local { header, .. } | Draft::Large { header, .. } => header,
             Draft::Relayed(entry) => entry.header(),

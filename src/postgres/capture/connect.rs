@@ -132,11 +132,13 @@ async fn start(options: &PgCaptureOptions, name: &str, met: Met, lsn: Lsn) -> Re
     let Met { side, client, here, .. } = met;
     let publications = format!("{name},{}", install::inserts_name(name));
     let wanted = StartOptions { streaming: true, messages: true, ..StartOptions::default() };
-    let starting = client.start(name, lsn, &publications, wanted);
+    let slot = name.to_string();
+    // The server hears that we are alive though the thread that reads may be busy.
+    let starting = options.runtime.spawn(async move { client.start(&slot, lsn, &publications, wanted).await });
     let limit: Duration = limits::CAPTURE_ASK_TIMEOUT;
     let started =
         tokio::time::timeout(limit, starting).await.map_err(|_| failure::in_use(name, "it does not start"))?;
-    let stream = started.map_err(|error| failure::streamed(&error))?;
+    let stream = started.map_err(failure::not_begun)?.map_err(|error| failure::streamed(&error))?;
     stream.acknowledge(lsn);
     let gather = Gather::new(options.node.clone(), name.to_string(), options.spool_dir.clone(), lsn);
     Ok((here.at(lsn), Link { side, stream, gather, next: None }))

@@ -115,6 +115,11 @@ pub(super) fn streamed(error: &ReplicationError) -> Failed {
     }
 }
 
+/// It has not begun, for a reason of this process's own.
+pub(super) fn not_begun(why: impl Display) -> Failed {
+    again("WS-PGCAPTURE-026", BROKE, why, REACH)
+}
+
 /// The server or the user lacks something.
 pub(super) fn not_ready(refusals: &[String]) -> Failed {
     failed(CaptureTrouble::Failed, refusals.join("\n"))

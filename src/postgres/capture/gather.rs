@@ -1,6 +1,6 @@
 //! From the messages of the stream to whole transactions; no I/O but the files of large ones.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,10 +53,10 @@ pub(super) struct Gather {
     open: Work,
     open_xid: u32,
     is_open: bool,
-    streams: HashMap<u32, (Work, HashMap<u32, Known>)>,
+    streams: HashMap<u32, (Work, BTreeMap<u32, Known>)>,
     /// The transaction whose part is being sent, and its subtransaction.
     part: Option<(u32, Option<u32>)>,
-    relations: HashMap<u32, Known>,
+    relations: BTreeMap<u32, Known>,
     /// Names of types as the stream tells them.
     pub types: HashMap<u32, String>,
     pub done: Done,
@@ -80,7 +80,7 @@ impl Gather {
             is_open: false,
             streams: HashMap::new(),
             part: None,
-            relations: HashMap::new(),
+            relations: BTreeMap::new(),
             types: HashMap::new(),
             done: Done::default(),
             recreated: Vec::new(),
@@ -125,7 +125,7 @@ impl Gather {
             }
             Message::Logical(message) => return self.logical(&message),
             Message::StreamStart { xid, .. } => {
-                self.streams.entry(xid).or_insert_with(|| (Work::streamed(), HashMap::new()));
+                self.streams.entry(xid).or_insert_with(|| (Work::streamed(), BTreeMap::new()));
                 self.part = Some((xid, None));
             }
             Message::StreamStop => self.part = None,
@@ -158,22 +158,39 @@ impl Gather {
         known.cloned().ok_or_else(|| failure::stream(format!("table {relation} was not described before its change")))
     }
 
+    /// The transaction that a change belongs to, at its subtransaction; the change's table; the folder of large ones.
+    fn place(&mut self, relation: u32) -> Result<(&mut Work, &Known, &Path), Failed> {
+        let Gather { relations, streams, open, is_open, part, dir, .. } = self;
+        let unknown = || failure::stream(format!("table {relation} was not described before its change"));
+        let Some((xid, subxid)) = *part else {
+            if !*is_open {
+                return Err(failure::stream(format!("a change of table {relation} stands in no transaction")));
+            }
+            return Ok((open, relations.get(&relation).ok_or_else(unknown)?, dir));
+        };
+        let (work, own) = streams.get_mut(&xid).ok_or_else(|| failure::stream(format!("{xid} has not begun")))?;
+        if let Some(subxid) = subxid
+            && !work.is_ours
+        {
+            work.within(subxid, dir).map_err(failure::spool)?;
+        }
+        let known = own.get(&relation).or_else(|| relations.get(&relation)).ok_or_else(unknown)?;
+        Ok((work, known, dir))
+    }
+
     fn change(&mut self, relation: u32, op: Op, new: Option<&Tuple>, before: Before<'_>) -> Result<(), Failed> {
-        let known = self.known(relation)?;
-        let columns = known.def.columns.len();
-        let dir = Arc::clone(&self.dir);
         let old = match before {
             Before::Key(old) | Before::Whole(old) => Some(old),
             Before::Unknown => None,
         };
-        let work = self.work(Some(relation))?;
+        let (work, known, dir) = self.place(relation)?;
         // The server does not always tell the origin of what it sends before its commit.
         work.is_ours |= known.is_mark;
         if work.is_ours || !known.is_wanted {
             return Ok(());
         }
         for tuple in new.iter().chain(old.iter()) {
-            let (found, size) = (tuple.columns(), tuple.size());
+            let (found, size, columns) = (tuple.columns(), tuple.size(), known.def.columns.len());
             if found != columns {
                 return Err(failure::stream(format!("a row of {} has {found} columns, not {columns}", known.def.name)));
             }
@@ -181,8 +198,8 @@ impl Gather {
                 return Err(failure::too_large(&known.def.name, size));
             }
         }
-        work.change(&known, op, new, before);
-        work.settle(&dir).map_err(failure::spool)
+        work.change(known, op, new, before);
+        work.settle(dir).map_err(failure::spool)
     }
 
     fn update(&mut self, relation: u32, old: Option<Old>, new: Tuple) -> Result<Need, Failed> {

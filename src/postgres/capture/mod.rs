@@ -4,6 +4,9 @@
 //! acknowledged to the slot ≤ durable in the node's log = released ≤ given ≤ received
 //! ```
 //!
+//! While the log takes what was given, what follows is read and gathered, up to [`limits::CAPTURE_GIVE_BYTES`]. What was not
+//! released when something fails is read again.
+//!
 //! Transactions that were applied by us carry our replication origin and are passed over; those of other origins are
 //! local commits as any other. An application names what belongs together in the transaction itself:
 //! `SELECT pg_logical_emit_message(true, 'watershed', 'order 7')` gives it the correlation id `order 7`, and
@@ -19,6 +22,8 @@ mod look;
 mod overflow;
 mod partitions;
 mod place;
+mod reactor;
+mod reading;
 mod relations;
 mod side;
 mod uninstall;
@@ -28,26 +33,28 @@ pub(crate) use gather::PREFIX_CUT;
 pub use uninstall::uninstall;
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
 use self::failure::Failed;
-use self::gather::{Gather, Need};
+use self::gather::Gather;
 use self::look::Look;
 use self::place::Place;
+use self::reactor::Reactor;
 use self::side::Side;
 use super::Endpoint;
 use super::replication::{Event, Lsn, ReplicationStream};
-use crate::log::{Capture, CaptureFailure, Captured, CapturesTable, Polled};
+use crate::log::{Capture, CaptureFailure, CapturesTable, Polled};
 use crate::model::{LogId, SourceCursor, TableName, limits};
 
 /// How a database is captured.
 pub struct PgCaptureOptions {
     /// Where it is. The user needs what [`crate::postgres::inspect`] asks for.
     pub endpoint: Endpoint,
-    /// Runs the connections.
+    /// Runs what tells the server that we are alive.
     pub runtime: Handle,
     /// The log into which it goes: publication, slot and origin are named after it.
     pub log: LogId,
@@ -63,11 +70,6 @@ pub struct PgCaptureOptions {
     /// once the log takes something again, all tables are announced as replaced.
     pub slot_retain_max: Option<u64>,
 }
-
-/// Between two questions where the server's log ends, while data comes all the time.
-const TARGET_INTERVAL: Duration = Duration::from_millis(20);
-/// One call of `poll` reads no longer than this without giving something back.
-const POLL_MAX: Duration = Duration::from_millis(200);
 
 /// The connections, and what comes over them.
 struct Link {
@@ -94,6 +96,7 @@ enum Standing {
 /// or before the call where nothing else comes.
 pub struct PgCapture {
     options: PgCaptureOptions,
+    reactor: Reactor,
     /// Of slot, publication and replication origin.
     name: String,
     /// Up to where it has been given.
@@ -107,9 +110,15 @@ pub struct PgCapture {
     broken: Option<Failed>,
     /// Reached, everything is given that was committed when it was asked for.
     target: Option<Lsn>,
-    target_asked: Instant,
+    /// The server was asked to say how far it is, so that the target is seen to be reached.
+    is_asked: bool,
+    /// The target was reached with what was given last.
+    is_reached: bool,
+    target_asked: Option<Instant>,
     /// The last wait brought nothing.
     is_idle: bool,
+    /// The last look brought something.
+    is_flowing: bool,
     given: Instant,
 }
 
@@ -119,6 +128,10 @@ impl PgCapture {
     /// # Errors
     /// The server cannot be reached or is not ready; the words have what to do.
     pub async fn open(options: PgCaptureOptions) -> Result<PgCapture, CaptureFailure> {
+        Reactor::begin(|reactor| PgCapture::begin(options, reactor)).await
+    }
+
+    async fn begin(options: PgCaptureOptions, reactor: Reactor) -> Result<PgCapture, Failed> {
         let name = install::object_name(options.log);
         let resume = options.resume.as_ref().map(Place::try_from).transpose().map_err(failure::stream)?;
         let mut look = Look::default();
@@ -130,12 +143,16 @@ impl PgCapture {
             link: Some(link),
             look,
             options,
+            reactor,
             standing: Standing::Slot,
             is_stuck: false,
             broken: None,
             target: None,
-            target_asked: Instant::now(),
+            is_asked: false,
+            is_reached: false,
+            target_asked: None,
             is_idle: false,
+            is_flowing: true,
             given: Instant::now(),
         })
     }
@@ -166,6 +183,7 @@ impl PgCapture {
         if self.reached() {
             return Ok(Polled::Current);
         }
+        self.sight().await?;
         self.read().await?;
         if let Some(captured) = self.give() {
             return Ok(Polled::Captured(captured));
@@ -173,95 +191,11 @@ impl PgCapture {
         self.aim().await
     }
 
-    /// Whether everything has been given that was committed when the target was asked for.
-    fn reached(&mut self) -> bool {
-        let Some(link) = &self.link else { return false };
-        let reached = link.next.is_none() && self.target.is_some_and(|target| link.stream.sent_upto() >= target);
-        if reached {
-            self.target = None;
-        }
-        reached
-    }
-
-    /// Takes what is at hand.
-    async fn read(&mut self) -> Result<(), Failed> {
-        let Some(link) = &mut self.link else { return Ok(()) };
-        let began = Instant::now();
-        let mut count = 0u32;
-        while !link.gather.done.is_full() {
-            let event = match link.next.take() {
-                Some(event) => Some(event),
-                None => link.stream.try_next().map_err(|error| failure::streamed(&error))?,
-            };
-            match event {
-                Some(Event::Data(data)) => match link.gather.take(data)? {
-                    Need::Nothing => {}
-                    need => self.look.answer(need, &self.options, link).await?,
-                },
-                Some(Event::KeepAlive { end }) => link.gather.position = link.gather.position.max(end),
-                None => break,
-            }
-            count += 1;
-            if count.is_multiple_of(1024) && began.elapsed() > POLL_MAX {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// What the log should have.
-    fn give(&mut self) -> Option<Captured> {
-        let link = self.link.as_mut()?;
-        let gather = &mut link.gather;
-        let moved = gather.position.0.saturating_sub(self.place.lsn.0);
-        let is_late = self.given.elapsed() >= limits::CAPTURE_EMPTY_INTERVAL || moved >= limits::CAPTURE_EMPTY_BYTES;
-        let has_news = !gather.done.is_empty() || !self.look.dropped.is_empty();
-        if !(has_news || moved > 0 && is_late) {
-            return None;
-        }
-        self.place.lsn = self.place.lsn.max(gather.position);
-        self.given = Instant::now();
-        let recreated = std::mem::take(&mut gather.recreated);
-        let (drafts, tables, changes) = gather.done.give();
-        let dropped = std::mem::take(&mut self.look.dropped);
-        Some(Captured { drafts, tables, upto: (&self.place).into(), changes, recreated, dropped, current: false })
-    }
-
-    fn empty(&self) -> Captured {
-        let upto = (&self.place).into();
-        Captured {
-            drafts: vec![],
-            tables: vec![],
-            upto,
-            changes: 0,
-            recreated: vec![],
-            dropped: vec![],
-            current: false,
-        }
-    }
-
-    /// Nothing was at hand: asks, not too often, whether there is more.
-    async fn aim(&mut self) -> Result<Polled, Failed> {
-        let Some(link) = &mut self.link else { return Ok(Polled::Waiting) };
-        if self.target.is_some() || !(self.is_idle || self.target_asked.elapsed() >= TARGET_INTERVAL) {
-            return Ok(Polled::Waiting);
-        }
-        self.target_asked = Instant::now();
-        self.is_idle = false;
-        self.target = Some(link.side.log_end().await?);
-        if self.reached() {
-            return Ok(Polled::Current);
-        }
-        if let Some(link) = &self.link {
-            link.stream.ask_for_reply();
-        }
-        Ok(Polled::Waiting)
-    }
-
     /// What was not released comes again.
     fn unlink(&mut self) {
         self.link = None;
         self.target = None;
+        self.is_reached = false;
         self.place.lsn = self.released;
     }
 }
@@ -272,8 +206,7 @@ impl Capture for PgCapture {
     }
 
     fn poll(&mut self) -> Result<Polled, CaptureFailure> {
-        let runtime = self.options.runtime.clone();
-        let polled = runtime.block_on(self.step());
+        let polled = self.reactor.clone().block_on(self.step());
         if polled.is_err() {
             self.unlink();
         }
@@ -282,15 +215,22 @@ impl Capture for PgCapture {
 
     fn wait(&mut self, quiet: bool) {
         let most = if quiet { limits::CAPTURE_STREAM_WAIT_QUIET } else { limits::CAPTURE_STREAM_WAIT };
+        if self.is_behind() && self.is_flowing {
+            return reactor::nap();
+        }
         let Some(link) = &mut self.link else { return std::thread::sleep(most) };
-        if link.next.is_some() {
+        if link.next.is_some() || !link.gather.done.is_empty() {
             return;
         }
-        match self.options.runtime.block_on(async { tokio::time::timeout(most, link.stream.next()).await }) {
+        match self.reactor.block_on(async { tokio::time::timeout(most, link.stream.next()).await }) {
             Ok(Ok(event)) => link.next = Some(event),
             Ok(Err(error)) => self.broken = Some(failure::streamed(&error)),
             Err(_) => self.is_idle = true,
         }
+    }
+
+    fn read_ahead(&mut self, logged: Pin<&mut (dyn Future<Output = ()> + Send)>) {
+        self.ahead(logged);
     }
 
     fn release(&mut self, upto: &SourceCursor) -> Result<(), CaptureFailure> {
@@ -313,7 +253,7 @@ impl Capture for PgCapture {
         self.is_stuck = true;
         if let Some(link) = self.link.take() {
             // So that the slot is free when it is read again.
-            let closed = self.options.runtime.block_on(link.stream.close(limits::CAPTURE_CONNECT_TIMEOUT));
+            let closed = self.reactor.block_on(link.stream.close(limits::CAPTURE_CONNECT_TIMEOUT));
             if let Err(error) = closed {
                 tracing::debug!("the stream of changes ended badly: {error}");
             }

@@ -47,11 +47,12 @@ impl Work {
         Work { is_streamed: true, ..Work::default() }
     }
 
-    /// For the next transaction; keeps its buffer.
+    /// For the next transaction; keeps its buffers.
     pub fn restart(&mut self, time: Timestamp) {
-        let mut bytes = std::mem::take(&mut self.bytes);
+        let (mut bytes, mut tables) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.tables));
         bytes.clear();
-        *self = Work { time, bytes, ..Work::default() };
+        tables.clear();
+        *self = Work { time, bytes, tables, ..Work::default() };
     }
 
     /// How many changes it has.

@@ -1,5 +1,6 @@
 //! Capture of PostgreSQL's commits, against real servers.
 
+mod ahead;
 mod bed;
 mod continuity;
 mod rows;
