@@ -52,11 +52,9 @@ pub trait Capture: Send {
     fn poll(&mut self) -> Result<Polled, CaptureFailure>;
     /// Waits a little for something to be committed; longer where it has been quiet.
     fn wait(&mut self, quiet: bool);
-    /// Call it while the log takes what was given: reads on until `logged` has ended, and gathers what the next poll gives,
+    /// Call it while the log takes what was given: reads on until that future is ready, and gathers what the next poll gives,
     /// within bounds. It may return before, where nothing can be read ahead.
-    fn read_ahead(&mut self, logged: Pin<&mut (dyn Future<Output = ()> + Send)>) {
-        let _ = logged;
-    }
+    fn read_ahead(&mut self, _logged: Pin<&mut (dyn Future<Output = ()> + Send)>) {}
     /// The log has everything up to and including `upto`, durably.
     fn release(&mut self, upto: &SourceCursor) -> Result<(), CaptureFailure>;
     /// Reads again what was not released: the log could not take it.

@@ -331,4 +331,4 @@ pub const COPY_WHOLE_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// A server with so many bytes of its log to send is read from in large pieces, not transaction by transaction.
 pub const CAPTURE_BEHIND_BYTES: u64 = 256 << 10;
 /// Captured transactions of such a server are given to the log this often, or when there are enough of them.
-pub const CAPTURE_GIVE_INTERVAL: Duration = Duration::from_millis(10);
+pub const CAPTURE_GIVE_INTERVAL: Duration = Duration::from_millis(20);

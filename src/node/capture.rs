@@ -67,7 +67,10 @@ impl Capturing {
                     }
                 }
                 Ok(polled) => {
-                    self.going_on(&mut reported, matches!(polled, Polled::Current));
+                    // While there is something that the log does not take, waiting for more is no news.
+                    if matches!(polled, Polled::Current) {
+                        self.going_on(&mut reported, true);
+                    }
                     self.capture.wait(moved.elapsed() > limits::CAPTURE_QUIET_AFTER);
                 }
                 Err(error) if matches!(error.kind, CaptureTrouble::Locked | CaptureTrouble::Retry) => {

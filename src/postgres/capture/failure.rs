@@ -99,7 +99,7 @@ pub(super) fn streamed(error: &ReplicationError) -> Failed {
             "nothing, if it was an earlier run; else stop the other one",
         ),
         // undefined_object: the slot; the next attempt looks whose doing that is, and says so
-        "42704" if error.to_string().contains("replication slot") => {
+        "42704" if error.server().is_some_and(|error| error.message.contains("replication slot")) => {
             again("WS-PGCAPTURE-026", BROKE, error, "nothing yet: it is looked at again")
         }
         // undefined_object: a publication as it was when the change was made

@@ -23,6 +23,9 @@ pub(super) const PREFIX_COPIED: &str = "watershed.copied";
 /// Messages of ours: the place of a copy's snapshot, its causation id and the table's name in a line each.
 pub(crate) const PREFIX_CUT: &str = "watershed.cut";
 
+/// What stands around the changes of an entry has less.
+const ENVELOPE_BYTES_MAX: usize = 128 << 10;
+
 /// What has to be asked of the database before the stream is read further.
 pub(super) enum Need {
     /// Nothing.
@@ -189,16 +192,17 @@ impl Gather {
         if work.is_ours || !known.is_wanted {
             return Ok(());
         }
+        let mut size = 0;
         for tuple in new.iter().chain(old.iter()) {
-            let (found, size, columns) = (tuple.columns(), tuple.size(), known.def.columns.len());
+            let (found, columns) = (tuple.columns(), known.def.columns.len());
             if found != columns {
                 return Err(failure::stream(format!("a row of {} has {found} columns, not {columns}", known.def.name)));
             }
-            if size > limits::ENTRY_BYTES_MAX - (64 << 10) {
-                return Err(failure::too_large(&known.def.name, size));
-            }
+            size += tuple.size();
         }
-        work.change(known, op, new, before);
+        work.make_room(size, dir).map_err(failure::spool)?;
+        let bytes = work.change(known, op, new, before);
+        fits(known, bytes)?;
         work.settle(dir).map_err(failure::spool)
     }
 
@@ -221,7 +225,10 @@ impl Gather {
         let dir = Arc::clone(&self.dir);
         let is_streamed = self.part.is_some();
         let work = self.work(None)?;
-        work.rows(known, Op::Update, new, Some(old));
+        let size = new.iter().chain(old).map(|value| value.text.len()).sum();
+        work.make_room(size, &dir).map_err(failure::spool)?;
+        let bytes = work.rows(known, Op::Update, new, Some(old));
+        fits(known, bytes)?;
         if is_streamed {
             work.lacks(&known.def);
         }
@@ -317,6 +324,14 @@ impl Gather {
         }
         self.position = self.position.max(end);
         Ok(())
+    }
+}
+
+/// Refuses what no log takes, in whatever entry it stands.
+fn fits(known: &Known, bytes: usize) -> Result<(), Failed> {
+    match bytes > limits::ENTRY_BYTES_MAX - ENVELOPE_BYTES_MAX {
+        true => Err(failure::too_large(&known.def.name, bytes)),
+        false => Ok(()),
     }
 }
 

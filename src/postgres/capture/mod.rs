@@ -152,7 +152,7 @@ impl PgCapture {
             is_reached: false,
             target_asked: None,
             is_idle: false,
-            is_flowing: true,
+            is_flowing: false,
             given: Instant::now(),
         })
     }

@@ -69,18 +69,22 @@ impl Work {
         })
     }
 
-    /// Adds a change of a row.
-    pub fn change(&mut self, known: &Known, op: Op, new: Option<&Tuple>, before: Before<'_>) {
+    /// Adds a change of a row; gives back how many bytes it takes.
+    pub fn change(&mut self, known: &Known, op: Op, new: Option<&Tuple>, before: Before<'_>) -> usize {
         let table = self.table(&known.def);
+        let start = self.bytes.len();
         put_change(&mut self.bytes, table, op, new, before, &known.key);
         self.changes += 1;
+        self.bytes.len() - start
     }
 
-    /// Adds a change of a row whose values are at hand.
-    pub fn rows(&mut self, known: &Known, op: Op, new: &Row, old: Option<&Row>) {
+    /// Adds a change of a row whose values are at hand; gives back how many bytes it takes.
+    pub fn rows(&mut self, known: &Known, op: Op, new: &Row, old: Option<&Row>) -> usize {
         let table = self.table(&known.def);
+        let start = self.bytes.len();
         put_rows(&mut self.bytes, table, op, new, old);
         self.changes += 1;
+        self.bytes.len() - start
     }
 
     /// A row of that table moved without all of its values.
@@ -141,12 +145,25 @@ impl Work {
         Ok(())
     }
 
+    /// Call it before a change whose values have so many bytes: a large one does not share its part with those before it,
+    /// because together they could be larger than an entry.
+    pub fn make_room(&mut self, bytes: usize, dir: &Path) -> io::Result<()> {
+        match self.bytes.is_empty() || self.bytes.len() + bytes <= limits::PART_BYTES_TARGET {
+            true => Ok(()),
+            false => self.spill(dir),
+        }
+    }
+
     /// Call it after each change: what is too much for memory goes to the file.
     pub fn settle(&mut self, dir: &Path) -> io::Result<()> {
         let most = if self.is_streamed || self.overflow.is_some() { PIECE_BYTES } else { limits::PART_BYTES_TARGET };
-        if self.bytes.len() < most {
-            return Ok(());
+        match self.bytes.len() < most {
+            true => Ok(()),
+            false => self.spill(dir),
         }
+    }
+
+    fn spill(&mut self, dir: &Path) -> io::Result<()> {
         let overflow = match &mut self.overflow {
             Some(overflow) => overflow,
             none => none.insert(Overflow::new(dir)?),

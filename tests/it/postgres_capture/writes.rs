@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use watershed::log::{Capture, Polled};
+use watershed::log::{Capture, Draft, Polled};
+use watershed::model::decode_changes;
 
 use super::CLUSTER;
 use super::bed::{Bed, DEADLINE};
@@ -69,6 +70,27 @@ fn a_large_transaction_goes_through_a_file_whole() {
     assert_eq!(logged[0].changes.len(), 5000);
     assert_eq!(bed.line(&logged[1]), "insert t (0, after)");
     assert!(std::fs::read_dir(bed.dir.path()).expect("listed").next().is_none(), "its file has no name");
+}
+
+#[test]
+fn a_large_row_has_an_entry_of_its_own_whatever_stands_before_it() {
+    let mut bed = Bed::new("create table t (id int primary key, v text)");
+    bed.sql(
+        "begin; insert into t select i, repeat('x', 1000) from generate_series(1, 900) i;
+         insert into t values (0, repeat('y', 3000000)); insert into t values (-1, 'after'); commit",
+    );
+    let captured = loop {
+        match bed.capture().poll().expect("it goes on") {
+            Polled::Captured(captured) if !captured.drafts.is_empty() => break captured,
+            _ => bed.capture().wait(false),
+        }
+    };
+    let Some(Draft::Large { mut parts, .. }) = captured.drafts.into_iter().next() else { panic!("it is large") };
+    let mut rows = Vec::new();
+    while let Some(part) = parts.next().expect("readable") {
+        rows.push(decode_changes(&part).expect("own encoding").len());
+    }
+    assert_eq!(rows, [900, 1, 1], "together they could be larger than an entry");
 }
 
 #[test]
