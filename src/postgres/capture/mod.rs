@@ -150,7 +150,7 @@ impl PgCapture {
             target: None,
             is_asked: false,
             is_reached: false,
-            target_asked: None,
+            target_asked: Some(Instant::now()),
             is_idle: false,
             is_flowing: false,
             given: Instant::now(),
