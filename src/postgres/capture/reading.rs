@@ -100,23 +100,24 @@ impl PgCapture {
     }
 
     /// Asks, not too often, where the server's log ends.
-    async fn ask(&mut self) -> Result<bool, Failed> {
+    async fn ask(&mut self) -> Result<(), Failed> {
         let is_time = self.is_idle || self.target_asked.is_none_or(|asked| asked.elapsed() >= TARGET_INTERVAL);
-        let Some(link) = self.link.as_mut().filter(|_| self.target.is_none() && is_time) else { return Ok(false) };
+        let Some(link) = self.link.as_mut().filter(|_| self.target.is_none() && is_time) else { return Ok(()) };
         self.target_asked = Some(Instant::now());
         (self.is_idle, self.is_asked) = (false, false);
         self.target = Some(link.side.log_end().await?);
-        Ok(true)
+        Ok(())
     }
 
     /// While there is always something at hand: sees whether there is much of it.
     pub(super) async fn sight(&mut self) -> Result<(), Failed> {
-        if self.is_flowing { self.ask().await.map(drop) } else { Ok(()) }
+        if self.is_flowing { self.ask().await } else { Ok(()) }
     }
 
     /// Nothing was at hand: sees whether there is more.
     pub(super) async fn aim(&mut self) -> Result<Polled, Failed> {
-        if self.ask().await? && self.reached() {
+        self.ask().await?;
+        if self.reached() {
             return Ok(Polled::Current);
         }
         if let Some(link) = self.link.as_ref().filter(|_| self.target.is_some() && !self.is_asked) {
