@@ -310,8 +310,10 @@ impl Target {
         if self.key.is_empty() {
             return delete.to_owned();
         }
-        let from = format!("DELETE FROM {}", self.rel);
-        let rest = delete.strip_prefix(&from).unwrap_or_default();
+        let from = format!("DELETE FROM {}", self.own_rows);
+        let Some(rest) = delete.strip_prefix(&from).filter(|rest| rest.starts_with(" WHERE ")) else {
+            return delete.to_owned();
+        };
         let names: Vec<String> = self.key.iter().map(|&i| format!("ws__t.{}", self.columns[i].name)).collect();
         format!(
             "WITH ws__gone AS ({from} AS ws__t{rest} RETURNING sha256(convert_to(ROW({})::text, 'UTF8')) AS ws__key, ws__t::text AS ws__row) \
