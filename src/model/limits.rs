@@ -332,3 +332,5 @@ pub const COPY_WHOLE_AGAIN_MAX: Duration = Duration::from_secs(60);
 pub const CAPTURE_BEHIND_BYTES: u64 = 256 << 10;
 /// Captured transactions of such a server are given to the log this often, or when there are enough of them.
 pub const CAPTURE_GIVE_INTERVAL: Duration = Duration::from_millis(20);
+/// Functions that an applying session of PostgreSQL makes for combinations of statements, before it is replaced.
+pub const APPLY_FUNCTIONS_MAX: u32 = 128;

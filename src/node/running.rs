@@ -255,7 +255,7 @@ async fn open_database(
         tracing::warn!("{warning}");
     }
     let capture = open_capture(settings, database, log, folder, &found).await?;
-    let mut view = database.store.applier(database, log.id(), settings.data_dir.clone()).await?;
+    let mut view = database.store.applier(database, log.id(), settings.data_dir.clone(), None).await?;
     join_log(&mut *view, log).await?;
     let tables = selected_tables(policy, &database.store).await?;
     Ok(Opened { view, capture, tables })

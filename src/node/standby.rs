@@ -86,8 +86,8 @@ impl Standby {
 }
 
 async fn open(settings: &CopySettings, shared: &Shared) -> Result<Box<dyn LaneView>, NodeError> {
-    let database = &settings.database;
-    let mut view = database.store.applier(database, shared.log.id(), shared.data_dir.clone()).await?;
+    let (database, log, dir) = (&settings.database, shared.log.id(), shared.data_dir.clone());
+    let mut view = database.store.applier(database, log, dir, Some(&settings.name)).await?;
     join_log(&mut *view, &shared.log).await?;
     Ok(view)
 }

@@ -145,6 +145,7 @@ impl Store {
         settings: &DatabaseSettings,
         log: LogId,
         spool_dir: PathBuf,
+        copy: Option<&str>,
     ) -> Result<Box<dyn LaneView>, NodeError> {
         let fire_triggers = settings.fire_triggers;
         match self {
@@ -155,7 +156,8 @@ impl Store {
             }
             Store::Postgres(endpoint) => {
                 let endpoint = (**endpoint).clone();
-                let options = PgApplierOptions { endpoint, log, fire_triggers, exact: settings.exact, spool_dir };
+                let (exact, copy) = (settings.exact, copy.map(Into::into));
+                let options = PgApplierOptions { endpoint, log, fire_triggers, exact, spool_dir, copy };
                 let view = PgApplier::open(options).await.map_err(|error| unusable("WS-PG-042", error))?;
                 Ok(Box::new(view))
             }

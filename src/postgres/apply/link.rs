@@ -78,9 +78,13 @@ pub(super) struct Link {
     made: u32,
 }
 
-/// The replication origin's name, and that of capture's slot and publication.
-pub(super) fn own_name(log: LogId) -> String {
-    format!("watershed_{}", &log.to_string()[..16])
+/// The replication origin's name: that of capture's slot and publication; of a copy, one of its own.
+fn own_name(options: &PgApplierOptions) -> String {
+    let log = &options.log.to_string()[..16];
+    match &options.copy {
+        None => format!("watershed_{log}"),
+        Some(copy) => format!("watershed_{log}_{copy}"),
+    }
 }
 
 /// A connection failed, or a statement did; sorted by whose trouble it is.
@@ -169,14 +173,25 @@ impl Link {
 
     async fn set_up(options: &PgApplierOptions, session: &Session) -> Result<Statement, ViewError> {
         let (endpoint, client) = (&options.endpoint, &session.client);
-        let fail = |doing: &str, error| refusal(endpoint, doing, error, options.log);
+        let fail = |doing: &str, error| refusal(options, doing, error);
         let settings = settings(options.fire_triggers);
         client.batch_execute(&settings).await.map_err(|e| fail("setting up the applying session", e))?;
-        origin(client, &own_name(options.log)).await.map_err(|e| fail("setting up the replication origin", e))?;
+        origin(client, &own_name(options)).await.map_err(|e| fail("setting up the replication origin", e))?;
         store::install(client).await.map_err(|e| fail("making Watershed's tables", e))?;
         client.batch_execute(MOVE).await.map_err(|e| fail("making a temporary function", e))?;
         let mover = client.prepare("SELECT pg_temp.ws_move($1, $2)").await;
         mover.map_err(|e| fail("preparing", e))
+    }
+
+    /// Whether it has made so many functions that a new session is cheaper.
+    pub(super) fn is_worn(&self) -> bool {
+        self.made > limits::APPLY_FUNCTIONS_MAX
+    }
+
+    /// Gives the origin back, so that the next session can have it at once.
+    pub(super) async fn end(self) {
+        // A session that has broken has given it back.
+        let _ = self.client().batch_execute("SELECT pg_catalog.pg_replication_origin_session_reset()").await;
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -421,7 +436,8 @@ async fn origin(client: &Client, name: &str) -> Result<(), Error> {
 }
 
 /// Why the session could not be set up, and what to do.
-fn refusal(endpoint: &Endpoint, doing: &str, error: Error, log: LogId) -> ViewError {
+fn refusal(options: &PgApplierOptions, doing: &str, error: Error) -> ViewError {
+    let (endpoint, log) = (&options.endpoint, options.log);
     let user = endpoint.config().get_user().unwrap_or("the user").to_owned();
     let database = endpoint.database().to_owned();
     match error.code() {
@@ -429,7 +445,7 @@ fn refusal(endpoint: &Endpoint, doing: &str, error: Error, log: LogId) -> ViewEr
             "{}: another session applies this log to the database: its replication origin {} is in use ({error}); \
              it may be a connection that has broken and that the server has not given up yet",
             endpoint.name(),
-            own_name(log),
+            own_name(options),
             error = endpoint.failed(doing, error).words()
         )),
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => ViewError::Failed(format!(

@@ -48,6 +48,9 @@ pub struct PgApplierOptions {
     pub exact: bool,
     /// Where the parts of large transactions wait for the last one.
     pub spool_dir: PathBuf,
+    /// The name of the copy, where it is not the node's own database: origins are the whole server's, and there may be several
+    /// databases on one that follow the same log.
+    pub copy: Option<Box<str>>,
 }
 
 /// A PostgreSQL database as a view of a node's log.
@@ -140,6 +143,14 @@ impl PgApplier {
         Ok(self.link.as_mut().expect("opened above"))
     }
 
+    /// Gives up a session that has made many functions, which last as long as it does; nothing is under way on it.
+    async fn renew(&mut self) {
+        let idle = self.flight.is_none() && self.gathered.is_empty() && self.owed.is_empty();
+        if let Some(link) = self.link.take_if(|link| idle && link.is_worn()) {
+            link.end().await;
+        }
+    }
+
     /// After a break the cursor is where it was, or where what was under way has brought it.
     fn regained(&mut self, found: Option<Cursor>) -> Result<(), ViewError> {
         let attempted = self.attempted.take();
@@ -219,6 +230,7 @@ impl View for PgApplier {
 
     /// A batch of many transactions may still be under way on return.
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
+        self.renew().await;
         self.apply_main(batch).await
     }
 

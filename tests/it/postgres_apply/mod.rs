@@ -63,6 +63,7 @@ impl Database {
             fire_triggers: false,
             exact: false,
             spool_dir: self.dir.path().to_path_buf(),
+            copy: None,
         }
     }
 

@@ -44,7 +44,8 @@ impl End {
             End::Server(database) => {
                 let endpoint = Endpoint::from_url(&database.url).expect("a URL");
                 let spool_dir = spool.to_path_buf();
-                let options = PgApplierOptions { endpoint, log, fire_triggers: false, exact: false, spool_dir };
+                let options =
+                    PgApplierOptions { endpoint, log, fire_triggers: false, exact: false, spool_dir, copy: None };
                 Box::new(PgApplier::open(options).await.expect("opens"))
             }
         }

@@ -46,6 +46,36 @@ fn a_copy_follows_through_kills_and_shows_itself() {
     assert_eq!(said.status.code(), Some(0));
 }
 
+/// Replication origins are the whole server's: the node's own session and the copy's have different ones. And a session that has
+/// made a function for each of many combinations of tables is replaced before they are too many.
+#[test]
+fn a_copy_on_the_same_server_follows_whatever_tables_its_transactions_combine() {
+    let cluster = Cluster::with(&[("wal_level", "logical"), ("max_slot_wal_keep_size", "1GB")]);
+    let tables: String = (0..20).map(|n| format!("create table t{n} (id bigint primary key, v int);")).collect();
+    let ground = Ground::new();
+    let mut site = ground.server_site("hq", &cluster, &tables);
+    let copy = cluster.database();
+    site.configure(None, &format!("[copy.standby]\nurl = \"{copy}\"\ntables = [\"*\"]\n"));
+    site.up();
+    let there = |sql: &str| cluster.try_sql(&copy, sql).is_ok_and(|text| text.trim() == site.sql(sql).trim());
+    site.sql("insert into t19 values (0, 0)");
+    wait("the copy follows", || there("select count(*) from t19"));
+    let mut id = 0;
+    for (a, b) in (0..20).flat_map(|a| (0..a).map(move |b| (a, b))) {
+        id += 1;
+        site.sql(&format!(
+            "begin; insert into t{a} values ({id}, 1); update t{b} set v = v + 1 where id = {}; commit",
+            id - 1
+        ));
+        let made = cluster.sql(&copy, "select count(*) from pg_proc where proname ~ '^ws_(loop|bulk)'");
+        assert!(made.trim().parse::<u32>().is_ok_and(|made| made <= 160), "{made} functions");
+    }
+    for n in 0..20 {
+        let all = format!("select count(*), sum(id), sum(v) from t{n}");
+        wait("the copy is equal", || there(&all));
+    }
+}
+
 /// A server whose commits are long in memory only, where nothing but the copy's own session can notice that it lost them.
 #[test]
 fn what_a_copys_server_has_lost_comes_again_though_nothing_else_happens() {
