@@ -242,7 +242,7 @@ fn check(chunk: &CopyChunk, target: &Target) -> Result<(), ChunkFail> {
 }
 
 async fn is_empty(link: &Link, target: &Target) -> Result<bool, Fail> {
-    let sql = format!("SELECT NOT EXISTS (SELECT FROM {})", target.rel);
+    let sql = format!("SELECT NOT EXISTS (SELECT FROM {})", target.own_rows);
     let row = link.client().query_one(&sql, &[]).await.map_err(|e| link.sort("looking at a table", e))?;
     Ok(row.get(0))
 }
@@ -340,7 +340,7 @@ async fn remove_missing(link: &Link, target: &Target, chunk: &CopyChunk, mine: R
         if !places.is_empty() {
             let delete = format!(
                 "DELETE FROM {} AS ws__t USING unnest($1::oid[], $2::text[]) AS ws__d(o, c) WHERE ws__t.tableoid = ws__d.o AND ws__t.ctid = ws__d.c::tid",
-                target.rel
+                target.own_rows
             );
             client.execute(&delete, &[&tables, &places]).await.map_err(sorted)?;
         }
@@ -388,7 +388,7 @@ fn find_missing(
     let sql = format!(
         "SELECT ws__t.tableoid, ws__t.ctid::text{shown} FROM {} AS ws__t{inside}{word} (ws__t.tableoid, ws__t.ctid) > ($1::oid, $2::text::tid){there} \
          ORDER BY ws__t.tableoid, ws__t.ctid LIMIT {}",
-        target.rel,
+        target.own_rows,
         limits::APPLY_REMOVE_ROWS
     );
     Ok((sql, kept.into_iter().map(Array::finish).collect()))

@@ -172,7 +172,7 @@ impl Link {
     }
 
     async fn set_up(options: &PgApplierOptions, session: &Session) -> Result<Statement, ViewError> {
-        let (endpoint, client) = (&options.endpoint, &session.client);
+        let client = &session.client;
         let fail = |doing: &str, error| refusal(options, doing, error);
         let settings = settings(options.fire_triggers);
         client.batch_execute(&settings).await.map_err(|e| fail("setting up the applying session", e))?;
