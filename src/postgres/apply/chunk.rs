@@ -302,7 +302,8 @@ fn own_def(def: &TableDef, target: &Target, named_here: bool) -> TableDef {
 async fn remove_missing(link: &Link, target: &Target, chunk: &CopyChunk, mine: RowGuard<'_>) -> Result<(), ChunkFail> {
     let def = &chunk.table;
     let mut range = KeyRange { after: chunk.after.as_ref(), upto: chunk.upto.as_ref() };
-    if !same_order(chunk, &own_def(def, target, false)) {
+    // Without a key there are no ranges, whatever the sender tells its chunks apart by.
+    if def.key_columns().is_empty() || !same_order(chunk, &own_def(def, target, false)) {
         // The first chunk removes everything that it does not have, the others nothing.
         if chunk.after.is_some() {
             return Ok(());

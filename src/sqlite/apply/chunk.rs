@@ -90,7 +90,8 @@ impl Applier {
         let mut writer = Writer { conn: &self.conn, target, mode: Mode::Convergent };
         if *scope == CopyScope::All {
             let range = KeyRange { after: chunk.after.as_ref(), upto: chunk.upto.as_ref() };
-            match same_order(chunk, &writer.target.key_order) {
+            // Without a key there are no ranges, whatever the sender tells its chunks apart by.
+            match !def.key_columns().is_empty() && same_order(chunk, &writer.target.key_order) {
                 true => remove_missing(&mut writer, chunk, range, mine, &fail, &row_fail)?,
                 // Where this chunk's rows stand among those here is not known: all go before the first.
                 false if chunk.after.is_none() => {
