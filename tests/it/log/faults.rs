@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
 use watershed::log::segments::{SegmentLog, SegmentOptions};
 use watershed::log::{AppendError, Log};
@@ -45,24 +46,17 @@ struct Model {
     log: Option<SegmentLog>,
     /// The first text of each position.
     texts: Vec<String>,
-    /// An append that failed may still be found after a crash, if the log could not take it back before.
-    maybe: Vec<String>,
+    /// An append that failed may still be found after a crash, if the log could not take it back before: the first one, while
+    /// the log could not be recovered, or a later one, that came after it had been. Texts and cursor of each.
+    maybe: Vec<(Vec<String>, Option<u64>)>,
     cursor: u64,
-    maybe_cursor: Option<u64>,
     appends: u64,
 }
 
 impl Model {
     fn new() -> Model {
-        let mut model = Model {
-            storage: FaultyStorage::new(),
-            log: None,
-            texts: vec![],
-            maybe: vec![],
-            cursor: 0,
-            maybe_cursor: None,
-            appends: 0,
-        };
+        let mut model =
+            Model { storage: FaultyStorage::new(), log: None, texts: vec![], maybe: vec![], cursor: 0, appends: 0 };
         model.open();
         model
     }
@@ -95,14 +89,25 @@ impl Model {
     /// After opening: what was in doubt is there or not, as a whole.
     fn settle(&mut self) {
         let tail = self.log().info().tail.0 as usize;
+        let stored = self.stored_cursor();
         let maybe = std::mem::take(&mut self.maybe);
-        if tail == self.texts.len() + maybe.len() {
-            self.texts.extend(maybe);
+        // Each text has the number of its append in it, so what is found says which one it is; `check` compares them.
+        let found = self.found(self.texts.len() as u64);
+        if let Some((texts, _)) = maybe.iter().find(|(texts, _)| !texts.is_empty() && *texts == found) {
+            self.texts.extend(texts.iter().cloned());
         }
         assert_eq!(tail, self.texts.len(), "what was acknowledged is there, and nothing else");
-        let stored = self.stored_cursor();
-        assert!(stored == self.cursor || Some(stored) == self.maybe_cursor, "the cursor is {stored}");
-        (self.cursor, self.maybe_cursor) = (stored, None);
+        let in_doubt = maybe.iter().any(|(_, cursor)| *cursor == Some(stored));
+        assert!(stored == self.cursor || in_doubt, "the cursor is {stored}");
+        self.cursor = stored;
+    }
+
+    /// The first texts of the entries after a position.
+    fn found(&self, after: u64) -> Vec<String> {
+        let all = read_all(self.log(), Position(after).into()).now_or_never().expect("a read does not wait");
+        let firsts: Vec<_> =
+            all.expect("readable").into_iter().filter(|logged| logged.entry.header().part == 0).collect();
+        texts(&firsts)
     }
 
     fn stored_cursor(&self) -> u64 {
@@ -131,15 +136,11 @@ impl Model {
             Ok(at) => {
                 self.texts.extend(texts);
                 self.maybe.clear();
-                self.maybe_cursor = None;
                 self.cursor = cursor.unwrap_or(self.cursor);
                 assert_eq!(at.position.0 as usize, self.texts.len());
             }
             Err(AppendError::Failed(_)) => {
-                // While it cannot be written, the first failed append is the one in doubt.
-                if self.maybe.is_empty() && self.maybe_cursor.is_none() {
-                    (self.maybe, self.maybe_cursor) = (texts, cursor);
-                }
+                self.maybe.push((texts, cursor));
             }
             Err(AppendError::DiskFull { .. }) => {}
             Err(error) => panic!("{error}"),
