@@ -9,8 +9,8 @@ pub static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     Cluster::with(&[
         ("wal_level", "logical"),
         ("max_slot_wal_keep_size", "1GB"),
-        ("max_replication_slots", "50"),
-        ("max_wal_senders", "50"),
+        ("max_replication_slots", "400"),
+        ("max_wal_senders", "100"),
         ("max_connections", "300"),
         ("max_prepared_transactions", "20"),
     ])
