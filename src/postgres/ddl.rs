@@ -137,6 +137,16 @@ pub fn create_schema(def: &TableDef) -> Option<String> {
     (schema != "public").then(|| format!("CREATE SCHEMA {}", quoted(schema)))
 }
 
+/// Whether some type of the definition is one that only PostgreSQL prints.
+pub(super) fn is_postgres(def: &TableDef) -> bool {
+    let only_postgres = |name: &str| {
+        let (element, is_array) = element(name);
+        let is_printed = builtin(element).is_some() && *element == *element.to_ascii_lowercase();
+        is_array || own_type(element).is_some() || is_printed && !SHARED.contains(&base_type(element).as_str())
+    };
+    def.columns.iter().any(|column| only_postgres(&column.type_name))
+}
+
 /// Whether the types are SQLite's declarations, which bind no value: `integer` has 64 bits there, and `varchar(3)` takes
 /// any text. What cannot be told is taken for SQLite's, whose values need more room.
 fn is_from_sqlite(def: &TableDef, rows: &[Row]) -> bool {
@@ -148,12 +158,7 @@ fn is_from_sqlite(def: &TableDef, rows: &[Row]) -> bool {
             Kind::Null | Kind::Unchanged | Kind::Same => {}
         }
     }
-    let only_postgres = |name: &str| {
-        let (element, is_array) = element(name);
-        let is_printed = builtin(element).is_some() && *element == *element.to_ascii_lowercase();
-        is_array || own_type(element).is_some() || is_printed && !SHARED.contains(&base_type(element).as_str())
-    };
-    !def.columns.iter().any(|column| only_postgres(&column.type_name))
+    !is_postgres(def)
 }
 
 /// A type without `[]`.

@@ -133,7 +133,7 @@ fn mend(
     });
     let sent = Arc::new(TableDef::new(def.name.clone(), columns.collect()));
     let mut target = Target::look(conn, sent).map_err(&fail)?.map_err(bad)?;
-    let mut writer = Writer { conn, target: &mut target, mode: Mode::Convergent };
+    let mut writer = Writer { conn, target: &mut target, mode: Mode::Final };
     let row_fail = |error: RowFail| match error {
         RowFail::Sql(source, _) => SqliteError::Sql { path: path.to_path_buf(), source },
         RowFail::Conflict(why) => bad(why),

@@ -100,7 +100,7 @@ impl Repair<'_> {
             .iter()
             .map(|row| self.def.key_columns().iter().map(|&i| (row[i].kind as u8, &*row[i].text)).collect())
             .collect();
-        let mut writer = Writer { conn: self.conn, target, mode: Mode::Convergent };
+        let mut writer = Writer { conn: self.conn, target, mode: Mode::Final };
         let mut after = range.after.cloned();
         loop {
             let inner = KeyRange { after: after.as_ref(), upto: range.upto };
@@ -153,7 +153,7 @@ impl Repair<'_> {
         }
         let delete = format!("DELETE FROM main.{}", super::connect::quote_ident(self.def.name.as_str()));
         self.done.removed += self.conn.execute(&delete, []).map_err(&fail_b)? as u64;
-        let mut writer = Writer { conn: self.conn, target, mode: Mode::Convergent };
+        let mut writer = Writer { conn: self.conn, target, mode: Mode::Final };
         let mut statement = self.source.prepare(&sql).map_err(&fail_a)?;
         let mut scan = Scan::new(statement.raw_query(), columns);
         while let Some(row) = scan.next().map_err(&fail_a)? {

@@ -7,13 +7,14 @@ use super::copying::{CopyText, copy_in, copy_statement};
 use super::link::{Fail, Link};
 use super::ops::{Encoder, Ops, put_value};
 use super::pass::{describe_row, server_words};
-use super::raw::Cell;
+use super::raw::{Cell, told_by};
 use super::registry::Targets;
+use super::rivals::is_there;
 use super::shape::Mode;
 use super::target::{Target, is_reserved, quote, split};
 use super::{PgApplier, store};
 use crate::model::{Column, Kind, Position, Row, TableDef, Value, limits};
-use crate::postgres::ddl::{create_schema, create_table_for};
+use crate::postgres::ddl::{create_schema, create_table_for, is_postgres};
 use crate::postgres::later;
 use crate::postgres::range::{KeyOrder, KeyRange, same_order};
 use crate::view::{CopyChunk, CopyLines, CopyScope, Lane, LaneState, RowGuard, ViewError};
@@ -156,7 +157,7 @@ async fn in_chunk(
     let def = &chunk.table;
     let fail = |error| Fail::View(link.view_error("looking at a table", error));
     create_missing(link, chunk).await?;
-    targets.look(link.client(), def).await.map_err(fail)?;
+    targets.look(link.client(), def, || is_typed(chunk)).await.map_err(fail)?;
     let (_, target) = targets.get(def.fingerprint);
     let target = target.map_err(ChunkFail::Table)?;
     check(chunk, target)?;
@@ -395,16 +396,21 @@ fn find_missing(
     Ok((sql, kept.into_iter().map(Array::finish).collect()))
 }
 
+/// Whether the rows come from a database whose columns have one type each; `None` where they do not tell.
+fn is_typed(chunk: &CopyChunk) -> Option<bool> {
+    match chunk.lines {
+        Some(_) => Some(true),
+        None => chunk.rows.iter().flatten().find_map(|value| told_by(value.kind)),
+    }
+}
+
 /// Creates the table that a copy is about to fill, where nothing of that name is there. Constraints, defaults, indexes and
 /// triggers do not travel, so it has none but its primary key.
 async fn create_missing(link: &Link, chunk: &CopyChunk) -> Result<(), ChunkFail> {
     let def = &chunk.table;
-    let (schema, table) = split(&def.name);
-    let there =
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 WHERE lower(n.nspname) = lower($1) AND lower(c.relname) = lower($2))";
-    let there = link.client().query_one(there, &[&schema, &table]).await;
-    let there: bool = there.map_err(|e| link.sort("looking for a table", e))?.get(0);
+    let (schema, _) = split(&def.name);
+    let exact = is_typed(chunk).unwrap_or_else(|| is_postgres(def));
+    let there = is_there(link.client(), &def.name, exact).await.map_err(|e| link.sort("looking for a table", e))?;
     if there || is_reserved(schema) {
         return Ok(());
     }

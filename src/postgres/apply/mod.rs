@@ -18,6 +18,7 @@ mod pass;
 mod plan;
 mod raw;
 mod registry;
+mod rivals;
 mod shape;
 mod store;
 mod target;

@@ -7,7 +7,7 @@ use tokio_postgres::Error;
 
 use super::link::{Call, Fail, Link};
 use super::ops::{Encoder, Ops};
-use super::raw::{Cell, Changes, Head};
+use super::raw::{Cell, Changes, Head, is_typed};
 use super::registry::Targets;
 use super::shape::{MISSING, Mode};
 use super::{PgApplier, store};
@@ -171,13 +171,14 @@ impl<'a> Pass<'a> {
         catalogs: &[Arc<Catalog>],
     ) -> Result<Tables, PassFail> {
         let mut tables: Tables = Vec::with_capacity(entry.header().tables.len());
-        for &fingerprint in &entry.header().tables {
+        for (index, &fingerprint) in entry.header().tables.iter().enumerate() {
             let def = catalogs.iter().find_map(|catalog| catalog.get(fingerprint)).ok_or_else(|| {
                 ViewError::Failed(format!("the entry at {position} names the unknown table {fingerprint}"))
             })?;
             let verdict = self.scope.verdict(&def.name, position);
             if verdict == Verdict::Write {
-                let looked = self.targets.look(self.link.client(), &def).await;
+                let typed = || is_typed(entry.changes_bytes(), index);
+                let looked = self.targets.look(self.link.client(), &def, typed).await;
                 looked.map_err(|e| self.link.view_error("looking at a table", e))?;
             }
             tables.push((def, verdict));

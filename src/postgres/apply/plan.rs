@@ -9,7 +9,7 @@ use super::link::{Call, Fail, Link};
 use super::merge::Net;
 use super::ops::{Encoder, Ops};
 use super::pass::{Scope, Verdict};
-use super::raw::{Cell, Changes};
+use super::raw::{Cell, Changes, is_typed};
 use super::registry::Targets;
 use super::shape::Mode;
 use crate::model::{Batch, Fingerprint, Logged, Position, TableDef, limits};
@@ -62,11 +62,12 @@ impl PgApplier {
         let PgApplier { link, targets, .. } = self;
         let link = link.as_mut().expect("opened above");
         for logged in received(std::slice::from_ref(batch), after) {
-            for &fingerprint in &logged.entry.header().tables {
+            for (index, &fingerprint) in logged.entry.header().tables.iter().enumerate() {
                 let def = batch.catalog.get(fingerprint).ok_or_else(|| {
                     ViewError::Failed(format!("the entry at {} names the unknown table {fingerprint}", logged.position))
                 })?;
-                let looked = targets.look(link.client(), &def).await;
+                let typed = || is_typed(logged.entry.changes_bytes(), index);
+                let looked = targets.look(link.client(), &def, typed).await;
                 looked.map_err(|e| link.view_error("looking at a table", e))?;
             }
         }

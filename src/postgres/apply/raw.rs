@@ -152,6 +152,28 @@ impl<'a> Changes<'a> {
     }
 }
 
+/// Whether an entry's rows of a table come from a database whose columns have one type each; `None` where they do not tell.
+pub(super) fn is_typed(bytes: &[u8], table: usize) -> Option<bool> {
+    let mut changes = Changes::of(bytes);
+    while let Ok(Some(head)) = changes.next() {
+        let row = if head.has_row { &changes.row } else { &changes.old };
+        let told = row.iter().find_map(|cell| told_by(cell.kind));
+        if let (Some(told), true) = (told, head.table == table && (head.has_row || head.has_old)) {
+            return Some(told);
+        }
+    }
+    None
+}
+
+/// Whether a value of that kind comes from a database whose columns have one type each.
+pub(super) fn told_by(kind: Kind) -> Option<bool> {
+    match kind {
+        Kind::Typed => Some(true),
+        Kind::Integer | Kind::Real | Kind::Text | Kind::Blob => Some(false),
+        Kind::Null | Kind::Unchanged | Kind::Same => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use super::ops::Codes;
 use super::target::Target;
 use crate::model::{Fingerprint, TableDef};
+use crate::postgres::ddl::is_postgres;
 
 /// Destinations by the definition that rows come with. What is seen of a table holds until a statement fails.
 #[derive(Debug, Default)]
@@ -21,9 +22,16 @@ pub(super) struct Targets {
 
 impl Targets {
     /// Looks at the destination of a definition, unless it was found before: one that was not there may be by now.
-    pub(super) async fn look(&mut self, client: &Client, def: &Arc<TableDef>) -> Result<(), tokio_postgres::Error> {
+    /// `typed` tells whether its rows come from a database whose columns have one type each, if it knows.
+    pub(super) async fn look(
+        &mut self,
+        client: &Client,
+        def: &Arc<TableDef>,
+        typed: impl FnOnce() -> Option<bool>,
+    ) -> Result<(), tokio_postgres::Error> {
         if !matches!(self.tables.get(&def.fingerprint), Some(Ok(_))) {
-            let mut target = Target::look(client, def).await?;
+            let exact = typed().unwrap_or_else(|| is_postgres(def));
+            let mut target = Target::look(client, def, exact).await?;
             if let Ok(target) = &mut target {
                 target.upsert = self.upserts.contains(&def.fingerprint);
             }

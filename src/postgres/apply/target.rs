@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_postgres::{Client, Error, Row};
 
+use super::rivals::{self, Relation};
 use super::shape::{Mode, Shape};
 use crate::model::{TableDef, TableName};
 use crate::postgres::create_table;
@@ -89,15 +90,6 @@ pub(super) struct Target {
     pub whole: [Option<u32>; 16],
 }
 
-const RELATION: &str = "
-SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text,
-       pg_catalog.has_table_privilege(c.oid, 'TRUNCATE')
-         AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid)
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
-  AND (n.nspname = $1 AND c.relname = $2 OR lower(n.nspname) = lower($1) AND lower(c.relname) = lower($2))
-ORDER BY (n.nspname = $1 AND c.relname = $2) DESC LIMIT 1";
-
 const COLUMNS: &str = "
 SELECT a.attname::text, pg_catalog.format_type(a.atttypid, -1), a.atttypid,
        CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE a.atttypid END,
@@ -133,20 +125,25 @@ pub(super) fn is_reserved(schema: &str) -> bool {
 
 impl Target {
     /// Looks at the destination; the inner error says why it cannot take this definition's rows.
-    pub(super) async fn look(client: &Client, def: &Arc<TableDef>) -> Result<Result<Target, String>, Error> {
+    /// `exact`: the case of letters in its name matters.
+    pub(super) async fn look(
+        client: &Client,
+        def: &Arc<TableDef>,
+        exact: bool,
+    ) -> Result<Result<Target, String>, Error> {
         let name = &def.name;
-        let (schema, table) = split(name);
-        if is_reserved(schema) {
+        if is_reserved(split(name).0) {
             return Ok(Err("the name is reserved".to_owned()));
         }
-        let Some(found) = client.query_opt(RELATION, &[&schema, &table]).await? else {
-            return Ok(Err(format!("there is no table {name} here: {}", create_table(def))));
+        let found = match rivals::find(client, name, exact).await? {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Err(format!("there is no table {name} here: {}", create_table(def)))),
+            Err(clash) => return Ok(Err(clash.words())),
         };
-        let kind: String = found.get(3);
+        let Relation { oid, schema, name: relation, kind, truncate } = found;
         if kind != "r" && kind != "p" {
             return Ok(Err(format!("{name} is not an ordinary table here")));
         }
-        let oid: u32 = found.get(0);
         let rows = client.query(COLUMNS, &[&oid]).await?;
         let (columns, numbers) = match columns(def, &rows) {
             Ok(columns) => columns,
@@ -163,7 +160,7 @@ impl Target {
         if let Some(&generated) = key_only.next() {
             return Ok(Err(format!("the key's column {} is generated here", columns[generated].name)));
         }
-        let rel = format!("{}.{}", quote(found.get(1)), quote(found.get(2)));
+        let rel = format!("{}.{}", quote(&schema), quote(&relation));
         let own = rows.iter().filter(|row| !row.get::<_, bool>(4)).count();
         Ok(Ok(Target {
             def: def.clone(),
@@ -175,7 +172,7 @@ impl Target {
             key,
             arbiter,
             others,
-            truncate: found.get(4),
+            truncate,
             upsert: false,
             codes: HashMap::new(),
             whole: [None; 16],
@@ -193,11 +190,18 @@ type Columns = (Vec<Field>, Vec<i16>);
 /// The definition's columns as they are here, with their numbers.
 fn columns(def: &TableDef, rows: &[Row]) -> Result<Columns, String> {
     let mut columns = Vec::with_capacity(def.columns.len());
-    let mut numbers = Vec::with_capacity(def.columns.len());
+    let mut numbers: Vec<i16> = Vec::with_capacity(def.columns.len());
     for column in &def.columns {
         let exact = rows.iter().find(|row| row.get::<_, &str>(0) == &*column.name);
-        let found = exact.or_else(|| rows.iter().find(|row| row.get::<_, &str>(0).eq_ignore_ascii_case(&column.name)));
-        let Some(row) = found else { return Err(format!("the table has no column {}", quote(&column.name))) };
+        // A column in other letters, unless that is another's.
+        let similar = |row: &&Row| {
+            let name: &str = row.get(0);
+            name.eq_ignore_ascii_case(&column.name) && def.column(name).is_none()
+        };
+        let found = exact.or_else(|| rows.iter().find(similar));
+        let Some(row) = found.filter(|row| !numbers.contains(&row.get(6))) else {
+            return Err(format!("the table has no column {}", quote(&column.name)));
+        };
         let (cast, oid, base): (String, u32, u32) = (row.get(1), row.get(2), row.get(3));
         let class = match class(base) {
             // A domain's checks are made by its own cast.

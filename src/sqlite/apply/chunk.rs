@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::evicted::{is_typed, key_form};
 use super::pass::{restore_sequence, sequence};
 use super::write::{Mode, RowFail, Writer};
 use super::{Applier, view_error};
-use crate::model::{Kind, Row, TableDef, ValueClass, limits, put_canonical};
+use crate::model::{Row, TableDef, limits};
 use crate::sqlite::connect::is_internal;
 use crate::sqlite::create::create_table_for;
 use crate::sqlite::range::{KeyRange, key_of, read_rows, same_order};
@@ -67,8 +68,14 @@ impl Applier {
             RowFail::Sql(error, _) => fail(error),
             RowFail::Conflict(why) => table(why),
         };
-        if create_missing(&self.conn, def, &chunk.rows).map_err(fail)? {
-            self.targets.revise(&self.conn).map_err(fail)?;
+        match create_missing(&self.conn, def, &chunk.rows) {
+            Ok(true) => self.targets.revise(&self.conn).map_err(fail)?,
+            Ok(false) => {}
+            // A table that cannot be made is that table's trouble.
+            Err(error) if super::write::is_tables(&error) => {
+                return Err(table(format!("{} is not there and could not be created: {error}", def.name)));
+            }
+            Err(error) => return Err(fail(error)),
         }
         let target = match self.targets.get(&self.conn, def).map_err(fail)? {
             Ok(target) => target,
@@ -110,23 +117,6 @@ impl Applier {
     }
 }
 
-/// What a key is told by: of PostgreSQL's values the form that they have in both databases, of SQLite's class and bytes.
-/// Keys equal only under a collation count as different: the row is then removed and written as it came.
-fn key_form(def: &TableDef, row: &Row, is_typed: bool) -> Vec<u8> {
-    let mut form = Vec::new();
-    for i in def.key_columns() {
-        match is_typed {
-            true => put_canonical(&mut form, &row[i], ValueClass::of(&def.columns[i].type_name)),
-            false => {
-                form.push(row[i].kind as u8);
-                form.extend_from_slice(&(row[i].text.len() as u64).to_le_bytes());
-                form.extend_from_slice(&row[i].text);
-            }
-        }
-    }
-    form
-}
-
 /// Removes the rows of the key range that the chunk does not have, a bounded number at a time.
 fn remove_missing(
     writer: &mut Writer<'_>,
@@ -138,7 +128,8 @@ fn remove_missing(
 ) -> Result<(), ViewError> {
     let def: &Arc<TableDef> = &chunk.table;
     let keyless = def.key_columns().is_empty();
-    let is_typed = chunk.rows.iter().flatten().any(|value| value.kind == Kind::Typed);
+    // Keys equal only under a collation count as different: the row is then removed and written as it came.
+    let is_typed = chunk.rows.iter().any(is_typed);
     let kept: HashSet<Vec<u8>> = match keyless {
         true => HashSet::new(),
         false => chunk.rows.iter().map(|row| key_form(def, row, is_typed)).collect(),

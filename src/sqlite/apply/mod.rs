@@ -2,6 +2,7 @@
 
 mod bind;
 mod chunk;
+mod evicted;
 mod lanes;
 mod pass;
 mod store;

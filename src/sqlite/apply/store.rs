@@ -10,7 +10,8 @@ use crate::model::{
 };
 use crate::view::{Lane, LaneState};
 
-/// In SQL that an old SQLite reads, because every writer parses it. The cursor is one row; a lane is a row per table; a followed table a row per peer and table.
+/// In SQL that an old SQLite reads, because every writer parses it. The cursor is one row; a lane is a row per table; a followed
+/// table a row per peer and table; `watershed_evicted` has rows that were in the way of others while their table was copied.
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS watershed_cursor(id INTEGER PRIMARY KEY CHECK (id = 1), cursor TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS watershed_lane(
@@ -19,14 +20,16 @@ CREATE TABLE IF NOT EXISTS watershed_lane(
 CREATE TABLE IF NOT EXISTS watershed_followed(
   peer TEXT NOT NULL, table_name TEXT NOT NULL, under TEXT NOT NULL, PRIMARY KEY (peer, table_name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS watershed_origin(id INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS watershed_evicted(
+  table_name TEXT NOT NULL, key BLOB NOT NULL, content BLOB NOT NULL, PRIMARY KEY (table_name, key)) WITHOUT ROWID;
 ";
 
 /// Creates what is missing; an up-to-date database is not written.
 pub(super) fn install(conn: &Connection) -> Result<()> {
-    let names = "'watershed_cursor','watershed_lane','watershed_followed','watershed_origin'";
+    let names = "'watershed_cursor','watershed_lane','watershed_followed','watershed_origin','watershed_evicted'";
     let sql = format!("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ({names})");
     let there: i64 = conn.query_row(&sql, [], |row| row.get(0))?;
-    if there < 4 {
+    if there < 5 {
         conn.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} COMMIT"))?;
     }
     Ok(())
@@ -177,14 +180,14 @@ pub(super) fn put_lane(conn: &Connection, lane: &Lane) -> Result<()> {
 
 /// Removes a lane.
 pub(super) fn drop_lane(conn: &Connection, table: &TableName) -> Result<()> {
+    super::evicted::forget(conn, table)?;
     conn.prepare_cached("DELETE FROM watershed_lane WHERE table_name = ?1")?.execute([table.as_str()])?;
     Ok(())
 }
 
 /// Removes all lanes.
 pub(super) fn drop_lanes(conn: &Connection) -> Result<()> {
-    conn.execute("DELETE FROM watershed_lane", [])?;
-    Ok(())
+    conn.execute_batch("DELETE FROM watershed_evicted; DELETE FROM watershed_lane")
 }
 
 /// The tables that follow that peer, by name.

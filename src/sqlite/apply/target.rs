@@ -126,6 +126,9 @@ impl Target {
         if let Some(missing) = def.columns.iter().find(|column| find(&column.name).is_none()) {
             return Ok(Err(format!("the table has no column {}", quote(&missing.name))));
         }
+        if let Some((one, other)) = same_column(&def) {
+            return Ok(Err(format!("its columns {} and {} are one column here", quote(one), quote(other))));
+        }
         let generated = |i: &usize| find(&def.columns[*i].name).is_some_and(|column| column.generated);
         let written: Vec<usize> = (0..def.columns.len()).filter(|i| !generated(i)).collect();
         let key = def.key_columns();
@@ -248,6 +251,35 @@ impl Target {
     }
 }
 
+/// Two columns that SQLite cannot tell apart.
+pub(crate) fn same_column(def: &TableDef) -> Option<(&str, &str)> {
+    def.columns.iter().enumerate().find_map(|(i, column)| {
+        let same = def.columns[..i].iter().find(|other| other.name.eq_ignore_ascii_case(&column.name))?;
+        Some((&*same.name, &*column.name))
+    })
+}
+
+/// Why a table's rows have no place here though there is a table for them: one whose name differs by the case of letters
+/// only, which SQLite cannot tell apart, is written to it already. A copy that has not begun to write has no claim.
+fn taken(conn: &Connection, table: &TableName) -> Result<Option<String>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT w.name FROM (SELECT table_name AS name FROM watershed_followed UNION SELECT table_name FROM watershed_lane
+           WHERE state LIKE '%replaying' OR state LIKE '%copying%' AND (done IS NOT NULL OR rows > 0)) w
+         WHERE w.name = ?1 COLLATE NOCASE ORDER BY 1",
+    )?;
+    let written: Vec<String> = statement.query_map([table.as_str()], |row| row.get(0))?.collect::<Result<_>>()?;
+    let Some(rival) = written.iter().find(|name| *name != table.as_str()) else { return Ok(None) };
+    let mut statement = conn.prepare_cached("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1")?;
+    let is_exact = statement.query_row([table.as_str()], |row| row.get::<_, i64>(0))? > 0;
+    let is_own = written.iter().any(|name| name == table.as_str());
+    Ok((!(is_exact && is_own)).then(|| {
+        format!(
+            "the table is written by {rival}, whose name differs from {table} by the case of letters only, and SQLite has no two \
+             such tables: select one of them only"
+        )
+    }))
+}
+
 /// Per key column the collation that `ON CONFLICT` must name (empty for an INTEGER PRIMARY KEY); `None` when no unique
 /// key has exactly these columns.
 fn collations(conn: &Connection, def: &TableDef, key: &[usize], columns: &[Declared]) -> Result<Option<Vec<String>>> {
@@ -301,7 +333,13 @@ impl Targets {
     pub(super) fn get(&mut self, conn: &Connection, def: &Arc<TableDef>) -> Result<Result<&mut Target, String>> {
         let target = match self.tables.entry(def.fingerprint) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(vacant) => vacant.insert(Target::look(conn, def.clone())?),
+            Entry::Vacant(vacant) => {
+                let target = match Target::look(conn, def.clone())? {
+                    Ok(target) => taken(conn, &def.name)?.map_or(Ok(target), Err),
+                    refused => refused,
+                };
+                vacant.insert(target)
+            }
         };
         Ok(target.as_mut().map_err(|why| why.clone()))
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, ErrorCode};
 
 use super::bind::to_sql;
+use super::evicted;
 use super::target::{Shape, Target};
 use crate::model::{Change, Kind, Op, Row, Value};
 
@@ -13,8 +14,11 @@ use crate::model::{Change, Kind, Op, Row, Value};
 pub(crate) enum Mode {
     /// It is a conflict, and the table is parked.
     Strict,
-    /// The database may be ahead of the log (first copies): the change wins over whatever is in its way.
+    /// The database may be ahead of the log (first copies): the change wins over whatever is in its way, and that is set
+    /// aside until its own change comes.
     Convergent,
+    /// The row wins over whatever is in its way, and that is removed.
+    Final,
 }
 
 /// Why a row was not written.
@@ -42,6 +46,12 @@ impl RowFail {
             RowFail::Conflict(_) => true,
             RowFail::Sql(error, _) => is_tables(error),
         }
+    }
+}
+
+impl From<rusqlite::Error> for RowFail {
+    fn from(error: rusqlite::Error) -> RowFail {
+        RowFail::Sql(error, "setting rows aside".into())
     }
 }
 
@@ -128,13 +138,24 @@ impl Writer<'_> {
         statement.raw_execute().map_err(wrap)
     }
 
+    /// Runs a statement that removes whatever is in the row's way.
+    fn replace(&mut self, shape: Shape, row: &Row, key: Option<&Row>) -> Written {
+        if self.mode == Mode::Final {
+            return self.run(shape, Some(row), key);
+        }
+        let (conn, mode) = (self.conn, self.mode);
+        evicted::aside(conn, self.target, evicted::is_typed(row), |target| {
+            Writer { conn, target, mode }.run(shape, Some(row), key)
+        })
+    }
+
     /// Inserts the row, or overwrites the row of its key.
     pub(crate) fn put(&mut self, row: &Row) -> Written {
         self.check(row)?;
         match self.run(Shape::Upsert, Some(row), None) {
-            Err(fail) if self.mode == Mode::Convergent && fail.is_unique() && !self.target.key.is_empty() => {
-                match self.run(Shape::MoveReplace, Some(row), Some(row))? {
-                    0 => self.run(Shape::InsertReplace, Some(row), None),
+            Err(fail) if self.mode != Mode::Strict && fail.is_unique() && !self.target.key.is_empty() => {
+                match self.replace(Shape::MoveReplace, row, Some(row))? {
+                    0 => self.replace(Shape::InsertReplace, row, None),
                     changed => Ok(changed),
                 }
             }
@@ -181,7 +202,7 @@ impl Writer<'_> {
         self.check(row)?;
         self.check(key)?;
         let full = self.is_full(row);
-        if self.mode == Mode::Convergent && full {
+        if self.mode != Mode::Strict && full {
             if moved {
                 self.delete(key)?;
             }
@@ -193,13 +214,23 @@ impl Writer<'_> {
             (_, false) if only_key && full => self.put(row)?,
             // Nothing to write, and the row cannot be made.
             (_, false) if only_key => return Ok(()),
-            (_, false) => self.run(Shape::Update, Some(row), Some(key))?,
-            (Mode::Strict, true) => self.run(Shape::Move, Some(row), Some(key))?,
-            (Mode::Convergent, true) => self.run(Shape::MoveReplace, Some(row), Some(key))?,
+            (mode, moved) => {
+                let shape = if moved { Shape::Move } else { Shape::Update };
+                match self.run(shape, Some(row), Some(key)) {
+                    Err(fail) if mode != Mode::Strict && fail.is_unique() => {
+                        self.replace(Shape::MoveReplace, row, Some(key))?
+                    }
+                    changed => changed?,
+                }
+            }
         };
         match (changed, self.mode) {
             (0, _) if full => self.put(row).map(drop),
             (0, Mode::Strict) => Err(RowFail::Conflict("the row to update is missing".to_owned())),
+            (0, Mode::Convergent) => match evicted::filled(self.conn, &self.target.def, row, key)? {
+                Some(row) if self.is_full(&row) => self.put(&row).map(drop),
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
     }

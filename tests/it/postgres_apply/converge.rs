@@ -38,7 +38,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        16 => (0..6i64, 0..8i64, 0..99i64).prop_map(|(id, u, v)| Step::Put { id, u, v }),
+        16 => (0..6i64, 0..8i64, 0..3i64).prop_map(|(id, u, v)| Step::Put { id, u, v }),
         3 => (0..6i64).prop_map(|id| Step::Delete { id }),
         3 => (0..6i64, 0..6i64).prop_map(|(id, to)| Step::Move { id, to }),
         3 => (0..6i64, 0..6i64).prop_map(|(a, b)| Step::SwapUnique { a, b }),
@@ -74,9 +74,17 @@ impl Source {
                 if self.rows.iter().any(|(other, row)| *other != id && row.0 == u) {
                     return;
                 }
-                let old = self.rows.contains_key(&id).then(|| self.row(id));
-                self.rows.insert(id, (u, v));
-                let change = if old.is_some() { update(old, self.row(id)) } else { insert(self.row(id)) };
+                let before = self.rows.insert(id, (u, v));
+                let mut row = self.row(id);
+                let change = match before {
+                    None => insert(row),
+                    // A value that is stored apart and has not changed does not come.
+                    Some((_, same)) if same == v => {
+                        row[2] = Value::UNCHANGED;
+                        update(None, row)
+                    }
+                    Some((u, v)) => update(Some(vec![int(id), int(u), int(v)]), row),
+                };
                 self.commit(&format!("INSERT INTO items VALUES ({id}, {u}, {v}) ON CONFLICT (id) DO UPDATE SET u = excluded.u, v = excluded.v"), &[change]);
             }
             Step::Delete { id } if self.rows.contains_key(&id) => {
@@ -254,7 +262,7 @@ fn a_copy_never_touches_rows_that_the_receiver_owns() {
 }
 
 /// Copies a table as a node does, chunk by chunk, and gives how many chunks there were.
-fn copied(source: &Database, view: &mut PgApplier, name: &str, rows: usize) -> Result<usize, ViewError> {
+pub fn copied(source: &Database, view: &mut PgApplier, name: &str, rows: usize) -> Result<usize, ViewError> {
     let name: watershed::model::TableName = name.parse().expect("a name");
     let state = LaneState::Copying { from: PEER, done: None, rows: 0, received: Position::ZERO };
     run(view.set_lane(&name, Some(Lane { table: name.clone(), after: Position(0), state })))?;

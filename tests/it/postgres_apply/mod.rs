@@ -7,6 +7,7 @@ mod crash;
 mod edges;
 mod gather;
 mod merge;
+mod names;
 
 mod parking;
 
@@ -84,6 +85,14 @@ impl Database {
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
+    }
+
+    /// A new session, which knows nothing of what the one before it has seen.
+    pub fn applier_again(&self, before: PgApplier) -> PgApplier {
+        drop(before);
+        let mut view = self.applier();
+        run(watershed::view::View::cursor(&mut view)).expect("looks");
+        view
     }
 
     pub fn sql(&self, sql: &str) {

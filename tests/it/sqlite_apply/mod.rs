@@ -4,6 +4,7 @@ mod apply;
 mod compare;
 mod converge;
 mod crash;
+mod names;
 mod parking;
 
 use std::path::{Path, PathBuf};
