@@ -42,6 +42,7 @@ async fn node(
         log: LogSettings { segment_bytes: 1 << 20, ..LogSettings::default() },
         append_main: false,
         feeds: Default::default(),
+        mirrors: Default::default(),
         tokens: Vec::new(),
     })
     .await?;

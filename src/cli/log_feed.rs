@@ -148,7 +148,7 @@ pub(super) struct Create {
     bytes: Option<Size>,
 }
 
-fn answered(global: &Global, answer: Json, text: &str) -> Result<(), ExitError> {
+pub(super) fn answered(global: &Global, answer: Json, text: &str) -> Result<(), ExitError> {
     if global.json { output::object(answer) } else { output::line(text) }
 }
 

@@ -28,6 +28,7 @@ mod man;
 mod node_run;
 mod output;
 mod peer;
+mod promote;
 mod run;
 mod signals;
 mod source;
@@ -69,6 +70,7 @@ Data:
 
 Operate:
   peer         ls, pause, resume
+  promote      Make a mirror a log of its own
   token        new
   config       show, schema, explain
   doctor       What may be wrong on this machine
@@ -149,6 +151,7 @@ enum Command {
     Diff(diff::Diff),
     Events(Box<events::Events>),
     Peer(peer::Peer),
+    Promote(promote::Promote),
     Token(token::Token),
     Config(config::ConfigCommand),
     Doctor(doctor::Doctor),
@@ -196,6 +199,7 @@ pub fn main() -> ExitCode {
         Command::Diff(command) => command.run(&global),
         Command::Events(command) => command.run(&global),
         Command::Peer(command) => command.run(&global),
+        Command::Promote(command) => command.run(&global),
         Command::Token(command) => command.run(&global),
         Command::Config(command) => command.run(&global),
         Command::Doctor(command) => command.run(&global),

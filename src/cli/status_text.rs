@@ -27,6 +27,7 @@ pub(super) fn status(answer: &Json) -> String {
         }
     };
     section("LINKS", links(&answer["links"]));
+    section("MIRRORS", mirrors(&answer["mirrors"]));
     section("TABLES THAT DO NOT MOVE WITH THE OTHERS", lanes(&answer["tables"]));
     section("OTHER NODES' LOGS, AS FAR AS THEY HAVE COME HERE", heads(&answer["heads"]));
     let counters = &answer["counters"];
@@ -58,6 +59,18 @@ pub(super) fn links(links: &Json) -> Option<String> {
     rows(links, &["NAME", "ROLE", "STATE", "LAG", "BEHIND", "RECEIVED", "ACKED", ""], row)
 }
 
+fn mirrors(mirrors: &Json) -> Option<String> {
+    let row = |mirror: &Json| {
+        let state = match mirror["retry_ms"].as_f64() {
+            Some(ms) if ms > 0.0 => format!("{}, again in {}", word(&mirror["state"]), milliseconds(ms)),
+            _ => word(&mirror["state"]),
+        };
+        let lag = mirror["lag_ms"].as_f64().map_or_else(|| "-".into(), milliseconds);
+        vec![word(&mirror["name"]), word(&mirror["of"]), state, lag, word(&mirror["behind"]), detail(&mirror["error"])]
+    };
+    rows(mirrors, &["LOG", "OF", "STATE", "LAG", "BEHIND", ""], row)
+}
+
 /// `source ls`.
 pub(super) fn sources(sources: &Json) -> String {
     let row = |source: &Json| {
@@ -76,6 +89,7 @@ pub(super) fn logs(logs: &Json) -> String {
         let size = log["bytes"].as_u64().map_or_else(|| "-".into(), size);
         let pins: Vec<String> = list(&log["pins"]).into_iter().map(pin).collect();
         let state = log["state"].as_str().map_or_else(|| "running".into(), str::to_owned);
+        let state = log["mirror"].as_str().map_or(state.clone(), |of| format!("{state} {of}"));
         vec![
             word(&log["name"]),
             state,

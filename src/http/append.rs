@@ -359,6 +359,14 @@ fn refuse(feed: &Feed, refused: &Refused) -> Response {
             "a log takes appends where its section says `append = true`",
             "set it under [log.NAME] (for main: only on a node without a database)",
         ),
+        CallError::Mirror(_, of) => {
+            let fix = match of.strip_prefix("peer:") {
+                Some(peer) => format!("append to that log at the node it is of ({peer})"),
+                None => format!("append there: POST {of}/entries"),
+            };
+            let why = "a mirror has the positions of its original, so nobody else appends; `watershed promote` makes it a log of its own";
+            return error(StatusCode::FORBIDDEN, "WS-FEED-030", &refused.error.to_string(), why, &fix);
+        }
         CallError::Empty => (StatusCode::BAD_REQUEST, "WS-FEED-010", "nothing was appended", "send something"),
         CallError::Partitions(..) | CallError::NoPartition(_) | CallError::Condition => (
             StatusCode::BAD_REQUEST,

@@ -1,14 +1,14 @@
 //! The logs of a node: what there is, making one, trimming one.
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::allowed;
-use super::server::{Shared, error, no_log};
+use super::server::{Shared, absent, error, no_log};
 use crate::model::{Position, limits};
 use crate::node::feeds::{Feed, FeedSpec, joined};
 use crate::node::{Node, Right, Status};
@@ -19,7 +19,7 @@ fn shown(node: &Node, feed: &Feed) -> Value {
         let log = Status::of(&node.shared).log;
         return json!({
             "name": "main", "id": log.id, "oldest": log.oldest, "tail": log.tail, "cursor": log.cursor, "bytes": log.bytes,
-            "pins": log.pins, "append": feed.append, "partitions": 1,
+            "pins": log.pins, "append": feed.takes_appends(), "partitions": 1,
         });
     }
     let infos: Vec<_> = feed.partitions.iter().map(|partition| partition.log.info()).collect();
@@ -31,9 +31,15 @@ fn shown(node: &Node, feed: &Feed) -> Value {
     let mut value = json!({
         "name": feed.name, "id": infos[0].id.to_string(), "oldest": infos[0].oldest.0,
         "tail": infos.iter().map(|info| info.tail.0).sum::<u64>(), "cursor": joined(&feed.tails()),
-        "bytes": infos.iter().map(|info| info.bytes).sum::<u64>(), "pins": pins, "append": feed.append,
+        "bytes": infos.iter().map(|info| info.bytes).sum::<u64>(), "pins": pins, "append": feed.takes_appends(),
         "partitions": infos.len(),
     });
+    if let Some(of) = feed.mirror_of() {
+        value["mirror"] = of.into();
+        let status = node.shared.mirrors.get(&feed.name).map(|mirror| mirror.status());
+        value["state"] = status.as_ref().map_or("stopped", |status| status.state).into();
+        value["behind"] = status.as_ref().map(|status| status.behind).into();
+    }
     if infos.len() > 1 {
         let parts = infos.iter().enumerate().map(|(number, info)| {
             json!({ "partition": number, "id": info.id.to_string(), "oldest": info.oldest.0, "tail": info.tail.0, "bytes": info.bytes })
@@ -151,6 +157,35 @@ pub async fn retain(State(node): Shared, Path(log): Path<String>, keep: Result<J
     };
     match tokio::task::block_in_place(|| feed.keep(keep.retain_ms, keep.retain_bytes)) {
         Ok(()) => Json(shown(&node, &feed)).into_response(),
+        Err(failed) => error(StatusCode::CONFLICT, failed.code, &failed.what, &failed.why, &failed.advice),
+    }
+}
+
+/// Whether a mirror is promoted although its original answers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    force: Option<String>,
+}
+
+/// `POST /v1/logs/{log}/promote`.
+pub async fn promote(
+    State(node): Shared,
+    Path(log): Path<String>,
+    asked: Result<Query<Promote>, QueryRejection>,
+) -> Response {
+    let force = match asked {
+        Ok(Query(asked)) => asked.force.is_some_and(|force| force == "1"),
+        Err(refused) => {
+            let fix = "give force=1, or nothing";
+            return error(StatusCode::BAD_REQUEST, "WS-FEED-021", &refused.body_text(), "nothing was changed", fix);
+        }
+    };
+    if node.feeds.get(&log).is_none() {
+        return absent(&node, &log);
+    }
+    match node.promote(&log, force).await {
+        Ok(feed) => Json(shown(&node, &feed)).into_response(),
         Err(failed) => error(StatusCode::CONFLICT, failed.code, &failed.what, &failed.why, &failed.advice),
     }
 }

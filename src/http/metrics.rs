@@ -69,6 +69,18 @@ fn registry(status: &Status) -> Registry {
             lag.get_or_create(&labels).set(lag_ms / 1e3);
         }
     }
+    let (following, missing, late) = (ByName::default(), ByName::default(), ByName::default());
+    for mirror in &status.mirrors {
+        let labels = vec![("log", mirror.name.clone())];
+        following.get_or_create(&labels).set(if mirror.state == "following" { 1.0 } else { 0.0 });
+        missing.get_or_create(&labels).set(mirror.behind as f64);
+        if let Some(lag_ms) = mirror.lag_ms {
+            late.get_or_create(&labels).set(lag_ms / 1e3);
+        }
+    }
+    registry.register("mirror_following", "1 while the mirror is connected with its original", following);
+    registry.register("mirror_behind", "Entries of the original that are not here", missing);
+    registry.register("mirror_lag_seconds", "Time since the mirror had everything", late);
     registry.register("link_connected", "1 while the link stands", connected);
     registry.register("link_behind", "Entries of our log that the peer has not acknowledged", behind);
     registry.register(

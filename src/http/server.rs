@@ -69,6 +69,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/sources/{name}/{order}", post(operate::source))
         .route("/v1/peers/{name}/{order}", post(operate::peer))
         .route("/v1/logs/{log}/trim", post(logs::trim))
+        .route("/v1/logs/{log}/promote", post(logs::promote))
         .route("/v1/logs/{log}/retain", post(logs::retain))
         .layer(from_fn_with_state(node.clone(), access::operator));
     let shown = Router::new()
@@ -136,6 +137,22 @@ pub fn no_log(name: &str) -> Response {
     let message = format!("there is no log {name:?}");
     let fix = "see `GET /v1/logs`; a log is made by a section [log.NAME] or `watershed log create NAME`";
     error(StatusCode::NOT_FOUND, "WS-HTTP-007", &message, "no log of this node has that name", fix)
+}
+
+/// There is no log of that name, or not yet.
+pub fn absent(node: &Node, name: &str) -> Response {
+    if !node.feeds.expects(name) {
+        return no_log(name);
+    }
+    let message = format!("the log {name:?} is a mirror that has not reached its original yet");
+    let why = "what it is, its original says";
+    error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "WS-HTTP-031",
+        &message,
+        why,
+        "ask again; `watershed status` says why it takes long",
+    )
 }
 
 /// An error as DESIGN's HTTP surface has it.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{AppendError, CursorRefused};
+use super::{AppendError, CursorRefused, MirrorStart};
 use crate::model::{
     Catalog, Cursor, Entry, EntryHeader, Epoch, Fingerprint, Lamport, LinkId, LogId, Origin, Position, SourceCursor,
     TableDef, limits,
@@ -30,12 +30,25 @@ pub(super) struct Ledger {
     /// Per origin its epochs in order.
     pub origins: HashMap<LogId, Vec<OriginRun>>,
     pub cursors: HashMap<LinkId, SourceCursor>,
+    /// The log is a mirror: positions and epochs are given elsewhere.
+    pub mirror: bool,
 }
 
 impl Ledger {
+    /// Of a mirror that has nothing yet.
+    pub fn mirror(start: MirrorStart) -> Ledger {
+        let MirrorStart { id, mut epochs, oldest, lamport } = start;
+        epochs.retain(|(_, first)| *first <= oldest);
+        let tail = Position(oldest.0.saturating_sub(1));
+        Ledger { id, epochs, tail, lamport, mirror: true, ..Ledger::default() }
+    }
+
     /// Begins an epoch after the tail.
     pub fn begin_epoch(&mut self, epoch: Epoch) {
-        let first = self.tail.next();
+        self.begin_epoch_at(epoch, self.tail.next());
+    }
+
+    fn begin_epoch_at(&mut self, epoch: Epoch, first: Position) {
         self.epochs.push((epoch, first));
         while self.epochs.len() > limits::LOG_EPOCHS_MAX {
             let empty = self.epochs.windows(2).position(|pair| pair[0].1 == pair[1].1);
@@ -76,6 +89,8 @@ impl Ledger {
         Delta {
             tail: self.tail,
             lamport: self.lamport,
+            epoch: self.epoch(),
+            epochs: vec![],
             origins: vec![],
             cursors: vec![],
             tables: vec![],
@@ -87,6 +102,9 @@ impl Ledger {
     pub fn commit(&mut self, delta: Delta, catalog: &Catalog) {
         self.tail = delta.tail;
         self.lamport = delta.lamport;
+        for (epoch, first) in delta.epochs {
+            self.begin_epoch_at(epoch, first);
+        }
         self.origins.extend(delta.origins);
         self.cursors.extend(delta.cursors);
         for table in delta.tables {
@@ -120,6 +138,10 @@ fn extend(runs: &mut Vec<OriginRun>, origin: Origin) {
 pub(super) struct Delta {
     pub tail: Position,
     pub lamport: Lamport,
+    /// In which the last one admitted was appended.
+    pub epoch: Epoch,
+    /// Begun by what was admitted, in a mirror.
+    epochs: Vec<(Epoch, Position)>,
     origins: Vec<(LogId, Vec<OriginRun>)>,
     pub cursors: Vec<(LinkId, SourceCursor)>,
     /// Definitions that the log has not seen before.
@@ -168,6 +190,67 @@ impl Delta {
         Ok(())
     }
 
+    /// Refuses what a mirror does not take.
+    pub fn require_original(ledger: &Ledger) -> Result<(), AppendError> {
+        match ledger.mirror {
+            true => {
+                Err(AppendError::Invalid("the log is a mirror: it takes what its original has, nothing else".into()))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Takes an entry of the original at its place there. True when an epoch begins with it.
+    pub fn mirror(
+        &mut self,
+        ledger: &Ledger,
+        position: Position,
+        epoch: Epoch,
+        header: &EntryHeader,
+    ) -> Result<bool, AppendError> {
+        let invalid = |why: String| Err(AppendError::Invalid(why));
+        if !ledger.mirror {
+            return invalid("the log is no mirror: it gives positions itself".into());
+        }
+        if position != self.tail.next() {
+            return Err(AppendError::Moved { expected: Position(position.0.saturating_sub(1)), actual: self.tail });
+        }
+        let Some(origin) = header.origin else { return invalid("a mirrored entry without origin".into()) };
+        if header.lamport.0 > i64::MAX as u64 || position.0 > i64::MAX as u64 || origin.position.0 > i64::MAX as u64 {
+            return invalid(format!("an entry of origin {origin} is beyond any time or position"));
+        }
+        if origin.log == ledger.id && (origin.position != position || origin.epoch != epoch) {
+            return invalid(format!("the entry at {position} of epoch {epoch} says that it was logged at {origin}"));
+        }
+        let begins = epoch != self.epoch;
+        if begins {
+            if ledger.epochs.iter().chain(&self.epochs).any(|(known, _)| *known == epoch) {
+                return invalid(format!("epoch {epoch} comes again at {position}"));
+            }
+            self.epochs.push((epoch, position));
+            self.epoch = epoch;
+        }
+        if origin.log != ledger.id {
+            extend(self.runs_of(ledger, origin.log), origin);
+        }
+        self.tail = position;
+        self.lamport = self.lamport.max(header.lamport);
+        Ok(begins)
+    }
+
+    /// What is known of an origin, by what is stored and what was admitted.
+    fn runs_of(&mut self, ledger: &Ledger, log: LogId) -> &mut Vec<OriginRun> {
+        let at = match self.origins.iter().position(|(known, _)| *known == log) {
+            Some(at) => at,
+            None => {
+                let runs = ledger.origins.get(&log).cloned().unwrap_or_default();
+                self.origins.push((log, runs));
+                self.origins.len() - 1
+            }
+        };
+        &mut self.origins[at].1
+    }
+
     /// Gives a local draft its position, origin and Lamport time.
     pub fn stamp(&mut self, ledger: &Ledger, header: &mut EntryHeader) -> Position {
         self.tail = self.tail.next();
@@ -189,15 +272,7 @@ impl Delta {
                 Err(_) => Err(diverged(ledger.cursor_at(ledger.tail), origin)),
             };
         }
-        let at = match self.origins.iter().position(|(log, _)| *log == origin.log) {
-            Some(at) => at,
-            None => {
-                let runs = ledger.origins.get(&origin.log).cloned().unwrap_or_default();
-                self.origins.push((origin.log, runs));
-                self.origins.len() - 1
-            }
-        };
-        let runs = &mut self.origins[at].1;
+        let runs = self.runs_of(ledger, origin.log);
         if !is_new(runs, origin)? {
             return Ok(None);
         }
@@ -231,7 +306,7 @@ impl Delta {
     /// The cursor of the last position admitted so far, and the Lamport time then.
     pub fn cursor(&self, ledger: &Ledger) -> (Cursor, Lamport) {
         let cursor = match self.tail > ledger.tail {
-            true => Cursor { log: ledger.id, epoch: ledger.epoch(), position: self.tail },
+            true => Cursor { log: ledger.id, epoch: self.epoch, position: self.tail },
             false => ledger.cursor_at(ledger.tail),
         };
         (cursor, self.lamport)

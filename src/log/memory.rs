@@ -83,6 +83,12 @@ fn take(
 ) -> Result<(), AppendError> {
     match draft {
         Draft::Expect(expected) => delta.expect(expected)?,
+        Draft::Mirrored { position, epoch, entry } => {
+            check_whole(&entry)?;
+            delta.require_tables(catalog, &entry.header().tables)?;
+            delta.mirror(ledger, position, epoch, entry.header())?;
+            out.push(Logged { position, from, entry });
+        }
         Draft::Local { mut header, changes } => {
             delta.require_tables(catalog, &header.tables)?;
             (header.part, header.more) = (0, false);
@@ -227,6 +233,7 @@ impl Log for MemoryLog {
             tail: state.ledger.tail,
             bytes: state.bytes,
             torn_bytes: 0,
+            lamport: state.ledger.lamport,
         }
     }
 }

@@ -117,6 +117,15 @@ pub enum Draft {
     },
     /// Arrived over a link, whole: stored byte by byte as it is.
     Relayed(Entry),
+    /// Of a mirror only: an entry of the original, whole, at the place that it has there.
+    Mirrored {
+        /// Must be the next one.
+        position: Position,
+        /// In which it was appended at the original.
+        epoch: Epoch,
+        /// Stored byte by byte as it is.
+        entry: Entry,
+    },
     /// No transaction, but a condition on what follows in the same append: this must be the tail.
     Expect(Position),
     /// Too large for memory: written part by part while no other transaction is appended.
@@ -126,6 +135,19 @@ pub enum Draft {
         /// The encoded changes of the parts, at least one.
         parts: Box<dyn Parts>,
     },
+}
+
+/// With what a mirror of a log begins: the same log, from some position on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorStart {
+    /// The original's id, which is the mirror's.
+    pub id: LogId,
+    /// Those of the original's that begin at or before `oldest`.
+    pub epochs: Vec<(Epoch, Position)>,
+    /// The first position that the mirror will have.
+    pub oldest: Position,
+    /// The original's.
+    pub lamport: Lamport,
 }
 
 /// The parts of a large transaction, read one after the other from where they were spooled.
@@ -149,6 +171,8 @@ pub struct LogInfo {
     pub bytes: u64,
     /// What recovery cut at the last open, in bytes; 0 after a clean close.
     pub torn_bytes: u64,
+    /// The highest Lamport time that the log has seen.
+    pub lamport: Lamport,
 }
 
 /// A cursor is not valid in a log. An operator decides.

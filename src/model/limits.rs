@@ -334,3 +334,17 @@ pub const CAPTURE_BEHIND_BYTES: u64 = 256 << 10;
 pub const CAPTURE_GIVE_INTERVAL: Duration = Duration::from_millis(20);
 /// Functions that an applying session of PostgreSQL makes for combinations of statements, before it is replaced.
 pub const APPLY_FUNCTIONS_MAX: u32 = 128;
+/// A message of a feed's raw stream: a read of the log, or one entry that is larger.
+pub const FEED_FRAME_BYTES_MAX: usize = 32 << 20;
+/// A mirror that has everything hears this often that it has.
+pub const MIRROR_PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A source from which a mirror hears nothing for so long is given up, and asked again.
+pub const MIRROR_SILENCE_MAX: Duration = Duration::from_secs(15);
+/// How long reaching a mirror's source may take.
+pub const MIRROR_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is read of a source's refusal, in bytes.
+pub const MIRROR_REFUSAL_BYTES_MAX: usize = 64 << 10;
+/// Bytes that a mirror appends at once, one message aside.
+pub const MIRROR_APPEND_BYTES: usize = 1 << 20;
+/// Requests of one peer for stretches of feeds that are being answered.
+pub const FEED_REQUESTS_MAX: usize = 256;

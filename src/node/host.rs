@@ -228,6 +228,7 @@ impl Host for NodeHost {
             below: shared.below.borrow().clone(),
             offers: self.offers(role, &name, &sieve, self.generation(&name))?,
             received: link.and_then(|link| shared.received(link)),
+            mirrors: true,
         })
     }
 

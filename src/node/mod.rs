@@ -22,6 +22,7 @@ mod operate;
 mod outgoing;
 mod policy;
 mod preflight;
+mod promote;
 mod replaced;
 mod retention;
 mod rights;

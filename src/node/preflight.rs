@@ -246,6 +246,7 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
         below: Vec::new(),
         offers: sent.map(offer).collect(),
         received: None,
+        mirrors: true,
     };
     let answer = probe(&url, hello).await;
     if answer.as_ref().is_err_and(|refusal| &*refusal.code == super::host::NAMED_TWICE)

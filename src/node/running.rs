@@ -119,6 +119,7 @@ impl Node {
         node.shared.tasks.spawn(copies::run(node.shared.clone(), copy_messages));
         node.shared.tasks.spawn(retention::run(node.shared.clone()));
         node.shared.tasks.spawn(node.feeds.clone().retain(node.shared.stop.clone()));
+        node.shared.mirrors.start(settings.mirrors, &node.feeds, &node.shared.tasks, &node.shared.stop);
         node.dial(settings.parent.as_ref())?;
         Ok(node)
     }
@@ -240,7 +241,7 @@ fn open_log(settings: &Settings) -> Result<SegmentLog, NodeError> {
 
 async fn open_feeds(settings: &Settings, main: &Arc<dyn Log>) -> Result<Arc<Feeds>, NodeError> {
     let main = (main.clone(), settings.append_main && settings.database.is_none());
-    Ok(Arc::new(Feeds::open(&settings.data_dir, &settings.name, main, &settings.feeds).await?))
+    Ok(Arc::new(Feeds::open(&settings.data_dir, &settings.name, main, &settings.feeds, &settings.mirrors).await?))
 }
 
 async fn open_database(

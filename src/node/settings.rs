@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::feeds::FeedSpec;
+use super::feeds::{FeedSpec, MirrorSettings};
 use super::policy::Policy;
 use super::rights::Token;
 use super::store::Store;
@@ -37,6 +37,8 @@ pub struct Settings {
     pub append_main: bool,
     /// Logs beside it.
     pub feeds: BTreeMap<String, FeedSpec>,
+    /// Logs that are copies of feeds elsewhere.
+    pub mirrors: BTreeMap<String, MirrorSettings>,
     /// Who may do what over HTTP. Where there are none, everybody on this machine may append to feeds and read them.
     pub tokens: Vec<Token>,
 }

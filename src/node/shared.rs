@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::book::Book;
 use super::database::Database;
+use super::feeds::Mirrors;
 use super::policy::Policy;
 use crate::log::Log;
 use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, TableName, Timestamp, limits};
@@ -197,6 +198,8 @@ pub struct Shared {
     pub parent: Option<String>,
     /// How dialling the parent is doing.
     pub dial: watch::Sender<DialState>,
+    /// Copies of feeds elsewhere.
+    pub mirrors: Mirrors,
     /// Messages of first copies, to whom it concerns.
     pub copies: mpsc::Sender<PeerCopy>,
     /// Woken when links, offers or lanes changed, so that copies are looked at again.
@@ -344,6 +347,7 @@ impl SharedParts {
             capture: watch::Sender::new(CaptureState::default()),
             parent: self.parent,
             dial: watch::Sender::new(DialState::default()),
+            mirrors: Mirrors::default(),
             copies,
             copy_wake: tokio::sync::Notify::new(),
             copy_waits: Mutex::default(),

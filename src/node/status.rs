@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use serde::Serialize;
 
 use super::copy_status::{CopyStatus, copies, problems as copy_problems};
+use super::feeds::MirrorStatus;
 use super::lane_status::{TableStatus, of_lane};
 use super::retention;
 use super::shared::Shared;
@@ -40,6 +41,8 @@ pub struct Status {
     pub copies: Vec<CopyStatus>,
     /// Links, standing or not.
     pub links: Vec<LinkStatus>,
+    /// Copies of feeds elsewhere.
+    pub mirrors: Vec<MirrorStatus>,
     /// Tables that do not move with the others.
     pub tables: Vec<TableStatus>,
     /// How far other nodes' logs have come here.
@@ -178,6 +181,7 @@ impl Status {
             database: database_status(shared),
             copies: copies(shared),
             links: link_status(shared),
+            mirrors: shared.mirrors.status(),
             tables: table_status(shared),
             heads: head_status(shared),
             counters: CounterStatus {
@@ -248,6 +252,7 @@ pub fn ready(shared: &Shared) -> (bool, Vec<String>) {
     }
     problems.extend(link_problems(shared));
     problems.extend(copy_problems(shared));
+    problems.extend(shared.mirrors.problems());
     (ready, problems)
 }
 

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{ApplyMode, Config, ConfigError, DatabaseUrl, Fsync, SendRule, TablePattern, secret};
-use super::feeds::FeedSpec;
+use super::config::{ApplyMode, Config, ConfigError, DatabaseUrl, Fsync, LogConfig, SendRule, TablePattern, secret};
+use super::feeds::{FeedSpec, MirrorFrom, MirrorSettings};
 use super::policy::{Policy, SendPolicy};
 use super::rights::{Right, Token};
 use super::settings::{CopySettings, DatabaseSettings, LogSettings, Parent, Settings};
@@ -54,6 +54,7 @@ impl Settings {
             log: log_settings(config),
             append_main: config.main_log().append,
             feeds: feeds(config),
+            mirrors: mirrors(config)?,
             tokens: tokens(config)?,
         })
     }
@@ -97,19 +98,52 @@ fn log_settings(config: &Config) -> LogSettings {
     }
 }
 
+fn feed(log: &LogConfig) -> FeedSpec {
+    FeedSpec {
+        partitions: log.partitions.unwrap_or(1),
+        append: log.append,
+        retain_ms: log.retain.time.map(|period| period.0.as_millis() as u64),
+        retain_bytes: log.retain.bytes.map(|size| size.0),
+        fsync: log.fsync == Fsync::Always,
+        mirror: log.mirror.clone(),
+        ..FeedSpec::default()
+    }
+}
+
 fn feeds(config: &Config) -> BTreeMap<String, FeedSpec> {
-    let feeds = config.log.iter().filter(|(name, _)| *name != "main").map(|(name, log)| {
-        let spec = FeedSpec {
-            partitions: log.partitions.unwrap_or(1),
-            append: log.append,
-            retain_ms: log.retain.time.map(|period| period.0.as_millis() as u64),
-            retain_bytes: log.retain.bytes.map(|size| size.0),
-            fsync: log.fsync == Fsync::Always,
-            trimmed: Vec::new(),
+    let feeds = config.log.iter().filter(|(name, log)| *name != "main" && log.mirror.is_none());
+    feeds.map(|(name, log)| (name.clone(), feed(log))).collect()
+}
+
+fn mirrors(config: &Config) -> Result<BTreeMap<String, MirrorSettings>, ConfigError> {
+    let mut mirrors = BTreeMap::new();
+    for (name, log) in &config.log {
+        let Some(text) = &log.mirror else { continue };
+        let mistake = |key: &str, what: String, why: &str, fix: &str| {
+            Err(config.mistake_in(&format!("log.{name}.{key}"), &what, why, fix))
         };
-        (name.clone(), spec)
-    });
-    feeds.collect()
+        let mut from = match MirrorFrom::parse(text) {
+            Ok(from) => from,
+            Err(why) => {
+                let fix = "write \"https://HOST:7070/v1/logs/NAME\", or \"peer:NODE/NAME\" for a feed of a linked node";
+                return mistake("mirror", format!("the log {name:?} cannot mirror {text:?}"), &why, fix);
+            }
+        };
+        let token = secret(log.token_env.as_deref(), log.token_file.as_deref());
+        let token = match token {
+            Ok(token) => token,
+            Err(why) => {
+                let (what, fix) = (format!("the token for {text} cannot be read"), "put it there, in one line");
+                return mistake("mirror", what, &why, fix);
+            }
+        };
+        if let MirrorFrom::Http(http) = &mut from {
+            (http.token, http.ca_file) = (token, log.ca_file.clone());
+        }
+        let spec = FeedSpec { mirror: Some(from.to_string()), append: false, ..feed(log) };
+        mirrors.insert(name.clone(), MirrorSettings { from, spec });
+    }
+    Ok(mirrors)
 }
 
 fn tokens(config: &Config) -> Result<Vec<Token>, ConfigError> {

@@ -74,6 +74,8 @@ pub struct Hello {
     pub offers: Vec<Offer>,
     /// How far the speaker has durably received the other side's log; `None` when it never has.
     pub received: Option<Cursor>,
+    /// The speaker understands messages about feeds.
+    pub mirrors: bool,
 }
 
 /// How far some node's log has travelled: everything of it up to `position` that the sender selects has been sent

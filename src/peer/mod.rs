@@ -7,6 +7,7 @@
 //! ```
 
 mod client;
+mod feed;
 mod handle;
 mod handshake;
 mod host;
@@ -26,6 +27,7 @@ mod url;
 mod write;
 
 pub use client::{DialState, probe, run_child, run_child_timed};
+pub use feed::{FeedEntries, FeedFacts, FeedMessage, FeedPart};
 pub use handle::{Control, LinkHandle};
 pub use host::{Below, CopyMessage, Head, Hello, Host, NodeRef, Offer, Outbound, Outgoing, PeerChange, Refusal, Role};
 pub use refusal::code;

@@ -102,7 +102,7 @@ impl Ownership {
         let header = match &draft {
             Draft::Local { header, .. } | Draft::Large { header, .. } => header,
             Draft::Relayed(entry) => entry.header(),
-            Draft::Expect(_) => return Ok(draft),
+            Draft::Expect(_) | Draft::Mirrored { .. } => return Ok(draft),
         };
         let find = |fingerprint| {
             let given = tables.iter().find(|table| table.fingerprint == fingerprint).cloned();
@@ -124,7 +124,7 @@ impl Ownership {
                 Some(changes) => Draft::Relayed(Entry::new(entry.header().clone(), changes)),
                 None => Draft::Relayed(entry),
             },
-            Draft::Expect(_) => draft,
+            Draft::Expect(_) | Draft::Mirrored { .. } => draft,
             Draft::Large { header, parts } => {
                 let (writer, told) = (header.node.clone(), told.clone());
                 let guarded = GuardedParts { ownership: self.clone(), defs, writer, parts, told };

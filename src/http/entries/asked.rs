@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::reading::{Form, Part, Reading, Wanted};
 use crate::http::server::error;
-use crate::log::{Limit, Log};
+use crate::log::{CursorRefused, Limit, Log, SourceError};
 use crate::model::{Cursor, CursorError, LogId, Position, TableName, Timestamp};
 use crate::node::Node;
 use crate::node::feeds::Feed;
@@ -95,6 +95,21 @@ impl Asked {
         Ok(Reading::new(node, feed, parts, self.wanted(since)?, form, left, deadline))
     }
 
+    /// What a mirror asks for: a partition, a cursor, and how much.
+    pub fn raw(&self) -> Result<(u32, Option<Cursor>, Option<u64>), Box<Response>> {
+        let usage = "give partition=N, and after=CURSOR for what comes behind it, or limit=0";
+        let others = self.time.is_some() || self.tail.is_some() || self.tables.is_some() || self.key.is_some();
+        if others || self.correlation.is_some() || self.expression.is_some() || self.wait.is_some() {
+            return Err(bad("the raw stream has everything", usage));
+        }
+        let after = match self.after.as_deref().filter(|after| *after != "0") {
+            Some(text) => Some(text.parse().map_err(|error: CursorError| bad(&error.to_string(), usage))?),
+            None => None,
+        };
+        let partition = u32::try_from(self.partition.unwrap_or(0)).unwrap_or(u32::MAX);
+        Ok((partition, after, self.limit))
+    }
+
     fn start(&self, feed: &Feed, resume: Option<&str>, form: Form) -> Result<(Start, Option<usize>), Box<Response>> {
         let only = |one: Start| Ok((one, None));
         match (resume.or(self.after.as_deref()), &self.time, self.tail) {
@@ -149,14 +164,26 @@ fn after(feed: &Feed, text: &str) -> Result<(Start, Option<usize>), Box<Response
         let partition = feed.partition_with(cursor.log);
         let log = &feed.partitions[partition.unwrap_or(0)].log;
         log.check(cursor).map_err(|refused| {
-            let why = "the log was re-created or restored, or the cursor is of another one";
-            Box::new(error(StatusCode::CONFLICT, "WS-HTTP-012", &refused.to_string(), why, "begin anew with after=0"))
+            let tail = *log.tail().borrow();
+            match feed.mirror_of() {
+                // The original may have it already, in an epoch that has not come here either.
+                Some(_) if partition.is_some() && cursor.position > tail => {
+                    Box::new(super::gone(&SourceError::Beyond { asked: cursor.position, tail }))
+                }
+                _ => no_cursor(&refused),
+            }
         })?;
         places.insert(cursor.log, cursor.position);
     }
     // A single cursor is of an entry of one partition, and that is what goes on.
     let single = places.keys().next().filter(|_| places.len() == 1).and_then(|log| feed.partition_with(*log));
     Ok((Start::Cursors(places), single))
+}
+
+/// A cursor that is not valid here.
+pub fn no_cursor(refused: &CursorRefused) -> Box<Response> {
+    let why = "the log was re-created or restored, or the cursor is of another one";
+    Box::new(error(StatusCode::CONFLICT, "WS-HTTP-012", &refused.to_string(), why, "begin anew with after=0"))
 }
 
 async fn place(start: &Start, log: &Arc<dyn Log>, several: bool) -> Result<Position, Box<Response>> {

@@ -1,6 +1,7 @@
 //! A log for readers: replay, then live, without a gap.
 
 mod asked;
+mod raw;
 mod reading;
 
 use std::convert::Infallible;
@@ -17,9 +18,10 @@ use futures_util::stream;
 use self::asked::Asked;
 use self::reading::{Form, Reading};
 use super::access::allowed;
-use super::server::{Shared, error, no_log};
+use super::server::{Shared, absent, error};
 use crate::log::SourceError;
 use crate::node::Right;
+use crate::node::feeds::RAW_TYPE;
 
 /// Cuts of a WebSocket whose reader stopped reading.
 const SOCKET_SEND_MAX: std::time::Duration = std::time::Duration::from_secs(30);
@@ -32,9 +34,9 @@ pub async fn read(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     headers: HeaderMap,
 ) -> Response {
-    let Some(feed) = node.feeds.get(&log) else { return no_log(&log) };
+    let Some(feed) = node.feeds.get(&log) else { return absent(&node, &log) };
     // What a database commits is for operators, and for whom a token says it.
-    let open = &*feed.name != "main" || feed.append;
+    let open = &*feed.name != "main" || feed.takes_appends();
     if let Err(refused) = allowed(&node, &headers, &Right::Read(log.into()), open) {
         return *refused;
     }
@@ -46,6 +48,9 @@ pub async fn read(
         let mut values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         values.any(|value| value.contains(kind))
     };
+    if accepts(RAW_TYPE) {
+        return raw::answer(node, feed, &asked).await;
+    }
     let form = match &upgrade {
         Ok(_) => Form::Messages,
         Err(_) if accepts("text/event-stream") => Form::Events,

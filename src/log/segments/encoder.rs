@@ -47,6 +47,7 @@ pub(super) struct Saved {
     open: Option<Open>,
     sequence: u64,
     prev_crc: u32,
+    epoch: Epoch,
 }
 
 pub(super) struct Encoder {
@@ -81,6 +82,7 @@ impl Encoder {
             open: self.open.clone(),
             sequence: self.sequence,
             prev_crc: self.prev_crc,
+            epoch: self.unit.epoch,
         }
     }
 
@@ -90,6 +92,13 @@ impl Encoder {
         self.open = saved.open;
         self.sequence = saved.sequence;
         self.prev_crc = saved.prev_crc;
+        self.unit.epoch = saved.epoch;
+    }
+
+    /// What follows was appended in another epoch: it goes into batches of its own.
+    pub fn begin_epoch(&mut self, epoch: Epoch) {
+        self.close(FLAG_MORE);
+        self.unit.epoch = epoch;
     }
 
     pub fn is_empty(&self) -> bool {

@@ -320,6 +320,7 @@ impl SegmentHeader {
             lamport: Lamport(self.lamport),
             origins: self.origins.iter().map(origin).collect(),
             cursors: self.cursors.iter().cloned().map(CursorMessage::read).collect(),
+            mirror: false,
         }
     }
 

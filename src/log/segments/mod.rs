@@ -37,8 +37,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use self::queue::Pending;
 use self::shared::Shared;
 use self::worker::Worker;
-use super::{Append, AppendError, CursorRefused, Limit, Log, LogInfo, Source, SourceError};
-use crate::model::{Batch, Catalog, Cursor, Lamport, LinkId, LogId, Position, ReadFrom, SourceCursor, limits};
+use super::{Append, AppendError, CursorRefused, Limit, Log, LogInfo, MirrorStart, Source, SourceError};
+use crate::model::{Batch, Catalog, Cursor, Epoch, Lamport, LinkId, LogId, Position, ReadFrom, SourceCursor, limits};
 
 /// How long entries are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,11 @@ pub struct SegmentOptions {
     pub retain: Retention,
     /// `false` is for scratch data: nothing is durable then.
     pub fsync: bool,
+    /// The log is a mirror: opening begins no epoch, and only [`super::Draft::Mirrored`] is taken, until
+    /// [`SegmentLog::promote`].
+    pub mirror: bool,
+    /// With what a mirror begins; without it, one that is not there is not created.
+    pub start: Option<MirrorStart>,
     /// Where the files are; `None`: the operating system's folder `dir`.
     pub storage: Option<Arc<dyn Storage>>,
 }
@@ -78,6 +83,8 @@ impl SegmentOptions {
             segment_bytes: limits::SEGMENT_BYTES_DEFAULT,
             retain: Retention::default(),
             fsync: true,
+            mirror: false,
+            start: None,
             storage: None,
         }
     }
@@ -149,6 +156,24 @@ impl SegmentLog {
             }
             retain::trim(&self.shared, Some(upto))
         })?)
+    }
+
+    /// A mirror becomes a log of its own, in a new epoch; durable on return. Appends that are under way end before. Blocks.
+    ///
+    /// # Errors
+    /// The epoch could not be written; it is a log of its own all the same, until it is closed.
+    pub fn promote(&self) -> Result<(), AppendError> {
+        let mut writer = self.shared.writer();
+        let Some(writer) = writer.as_mut() else { return Err(AppendError::Closed) };
+        {
+            let mut ledger = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+            if !std::mem::take(&mut ledger.mirror) {
+                return Ok(());
+            }
+            ledger.begin_epoch(Epoch::draw());
+        }
+        writer.recover(&self.shared).map_err(AppendError::Failed)?;
+        writer.begin_mark(&self.shared)
     }
 
     /// From here on nothing up to and including `upto` is given any more, also where its segment has later entries; until the
@@ -260,11 +285,11 @@ impl Log for SegmentLog {
     }
 
     fn info(&self) -> LogInfo {
-        let (id, epochs, tail) = {
+        let (id, epochs, tail, lamport) = {
             let ledger = self.shared.ledger();
-            (ledger.id, ledger.epochs.clone(), ledger.tail)
+            (ledger.id, ledger.epochs.clone(), ledger.tail, ledger.lamport)
         };
         let bytes = self.shared.segments().iter().map(|segment| segment.end()).sum();
-        LogInfo { id, epochs, oldest: self.shared.oldest(), tail, bytes, torn_bytes: self.shared.torn_bytes }
+        LogInfo { id, epochs, oldest: self.shared.oldest(), tail, bytes, torn_bytes: self.shared.torn_bytes, lamport }
     }
 }

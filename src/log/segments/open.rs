@@ -35,6 +35,9 @@ pub(super) fn open(options: &SegmentOptions, storage: Arc<dyn Storage>) -> Resul
     let found = scan::find(storage.as_ref())?;
     sweep(storage.as_ref())?;
     let reserve = Reserve::new(storage.clone(), options.segment_bytes);
+    if found.is_empty() && options.mirror && options.start.is_none() {
+        return Err(OpenError::Missing(storage.place()));
+    }
     let shared = match found.is_empty() {
         true => create(options, storage, reserve)?,
         false => recover(options, storage, reserve, found)?,
@@ -97,10 +100,16 @@ impl Parts {
 }
 
 fn create(options: &SegmentOptions, storage: Arc<dyn Storage>, reserve: Reserve) -> Result<Shared, OpenError> {
-    let mut ledger = Ledger { id: LogId::draw(), ..Ledger::default() };
-    ledger.begin_epoch(Epoch::draw());
+    let ledger = match options.start.clone().filter(|_| options.mirror) {
+        Some(start) => Ledger::mirror(start),
+        None => {
+            let mut ledger = Ledger { id: LogId::draw(), ..Ledger::default() };
+            ledger.begin_epoch(Epoch::draw());
+            ledger
+        }
+    };
     let mut header = SegmentHeader::new(&ledger, std::iter::empty());
-    (header.base, header.sequence) = (1, 1);
+    (header.base, header.sequence) = (ledger.tail.next().0, 1);
     let needed = header.encode(0).len() as u64 + 2 * BATCH_HEADER as u64;
     let begun = reserve.take(needed, |file, capacity| {
         let bytes = header.encode(capacity);
@@ -150,7 +159,10 @@ fn recover(
     repair(storage.as_ref(), &found, &scan)?;
     let segments: Vec<_> = segments.into_iter().take(scan.segment + 1).collect();
     let segment = segments[scan.segment].clone();
-    scan.ledger.begin_epoch(Epoch::draw());
+    scan.ledger.mirror = options.mirror;
+    if !options.mirror {
+        scan.ledger.begin_epoch(Epoch::draw());
+    }
     let writer = Writer {
         file: storage.open(&segment.name, true)?,
         offset: scan.offset,

@@ -109,7 +109,7 @@ fn size(append: &Append) -> (usize, bool) {
     for draft in &append.drafts {
         bytes += match draft {
             Draft::Local { changes, .. } => changes.len() + 128,
-            Draft::Relayed(entry) => entry.bytes().len() + 4,
+            Draft::Relayed(entry) | Draft::Mirrored { entry, .. } => entry.bytes().len() + 4,
             Draft::Expect(_) => 0,
             Draft::Large { .. } => {
                 large = true;

@@ -251,6 +251,12 @@ impl Writer {
         Ok(())
     }
 
+    /// The same, also where everything is marked already: the mark carries a new epoch.
+    pub fn begin_mark(&mut self, shared: &Shared) -> Result<(), AppendError> {
+        self.marked = false;
+        self.mark(shared)
+    }
+
     fn append_large(&mut self, shared: &Shared, append: Append) -> Result<(Cursor, Lamport), AppendError> {
         let start = self.checkpoint();
         let mut delta = shared.ledger().delta();
@@ -283,6 +289,7 @@ impl Writer {
                 encode_draft(shared, &shared.ledger(), encoder, delta, from, draft)?;
                 continue;
             };
+            Delta::require_original(&shared.ledger())?;
             delta.require_tables(&shared.catalog, &header.tables)?;
             let position = match header.origin {
                 None => Some(delta.stamp(&shared.ledger(), &mut header)),
@@ -418,13 +425,23 @@ fn encode_draft(
 ) -> Result<(), AppendError> {
     match draft {
         Draft::Expect(expected) => delta.expect(expected),
+        Draft::Mirrored { position, epoch, entry } => {
+            check_whole(&entry)?;
+            delta.require_tables(&shared.catalog, &entry.header().tables)?;
+            if delta.mirror(ledger, position, epoch, entry.header())? {
+                encoder.begin_epoch(epoch);
+            }
+            encoder.put_bytes(position, from, entry.bytes())
+        }
         Draft::Local { mut header, changes } => {
+            Delta::require_original(ledger)?;
             delta.require_tables(&shared.catalog, &header.tables)?;
             (header.part, header.more) = (0, false);
             let position: Position = delta.stamp(ledger, &mut header);
             encoder.put_new(position, from, &header, &changes)
         }
         Draft::Relayed(entry) => {
+            Delta::require_original(ledger)?;
             check_whole(&entry)?;
             delta.require_tables(&shared.catalog, &entry.header().tables)?;
             match delta.relay(ledger, entry.header())? {

@@ -120,6 +120,26 @@ fn names(config: &Config, check: &mut Check<'_>) {
             let why = "the log of a node with a database has what the database commits";
             check.fail(&["log", name, "append"], what, why, "append to a log of its own: [log.NAME]");
         }
+        if name == "main" && log.mirror.is_some() {
+            let what = "`log.main.mirror` is set".to_string();
+            let why = "the node's own log has what its database commits and its peers send";
+            check.fail(&["log", name, "mirror"], what, why, "mirror into a log of its own: [log.NAME]");
+        }
+        if log.mirror.is_some() && log.partitions.is_some() {
+            let what = format!("the log {name:?} is a mirror and says how many partitions it has");
+            let why = "a mirror has as many as its original";
+            check.fail(&["log", name, "partitions"], what, why, "remove `partitions`");
+        }
+        let place = [("token_env", log.token_env.is_some()), ("token_file", log.token_file.is_some())];
+        let place = place.into_iter().chain([("ca_file", log.ca_file.is_some())]).find(|(_, given)| *given);
+        if let Some((key, _)) = place.filter(|_| !log.mirror.as_ref().is_some_and(|of| of.starts_with("http"))) {
+            let what = format!("`log.{name}.{key}` is set, and the log is no mirror over HTTP");
+            check.fail(&["log", name, key], what, "it is for asking the node of the original", "remove it");
+        }
+        if log.token_env.is_some() && log.token_file.is_some() {
+            let what = format!("[log.{name}] has both token_env and token_file");
+            check.fail(&["log", name, "token_file"], what, "a token stands in one place", "give one of them");
+        }
         if log.mirror.is_some() && log.append {
             let what = format!("the log {name:?} is a mirror and may be appended to");
             let why = "a mirror keeps the positions of what it copies, so nobody else may append";

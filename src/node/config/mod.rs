@@ -121,6 +121,7 @@ impl Config {
         self.parent.iter_mut().for_each(|parent| parent.settle(base));
         self.database.iter_mut().for_each(|database| database.settle(base));
         self.copy.values_mut().for_each(|copy| copy.settle(base));
+        self.log.values_mut().for_each(|log| log.settle(base));
         self.events.iter_mut().for_each(|events| events.settle(base));
     }
 }

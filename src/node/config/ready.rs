@@ -64,9 +64,6 @@ impl Config {
             if log.engine == Engine::Kafka {
                 add(format!("log.{name}.engine"), "the engine kafka is", "use the engine \"segments\"");
             }
-            if log.mirror.is_some() {
-                add(format!("log.{name}.mirror"), "mirroring a feed is", "remove `mirror`");
-            }
         }
         for (key, rule) in self.send.all() {
             if !rule.logs.is_empty() {

@@ -209,9 +209,24 @@ pub struct LogConfig {
     pub partitions: Option<u32>,
     /// May be appended to over HTTP.
     pub append: bool,
-    /// A read-only copy of a feed elsewhere.
+    /// A read-only copy of a feed elsewhere: `https://HOST:PORT/v1/logs/NAME`, or `peer:NODE/NAME` of a linked node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
+    /// Environment variable with our token at the node of the original.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_env: Option<String>,
+    /// File with our token there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// PEM file with the authority that signed its certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl LogConfig {
+    pub(super) fn settle(&mut self, base: &Path) {
+        [&mut self.token_file, &mut self.ca_file].into_iter().flatten().for_each(|path| rebase(path, base));
+    }
 }
 
 /// What stores a log.

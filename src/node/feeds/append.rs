@@ -68,6 +68,9 @@ pub enum CallError {
     /// The log is not one to append to.
     #[error("the log {0:?} may not be appended to")]
     ReadOnly(Box<str>),
+    /// It is a mirror.
+    #[error("the log {0:?} is a mirror of {1}")]
+    Mirror(Box<str>, String),
     /// Nothing to append.
     #[error("there is nothing to append")]
     Empty,
@@ -120,7 +123,10 @@ impl Feed {
     /// # Errors
     /// See [`CallError`]; without `split` nothing is appended then, but where the log says that it failed.
     pub async fn append(&self, call: Call<'_>) -> Result<Vec<Appended>, Refused> {
-        if !self.append {
+        if let Some(of) = self.mirror_of() {
+            return Err(CallError::Mirror(self.name.clone(), of).into());
+        }
+        if !self.takes_appends() {
             return Err(CallError::ReadOnly(self.name.clone()).into());
         }
         let units = (call.bytes >> 10).max(1) as u32;

@@ -1,7 +1,7 @@
 //! One feed.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -9,17 +9,17 @@ use tokio::sync::Semaphore;
 use super::consumers::Consumers;
 use super::partition::Partition;
 use super::spec::FeedSpec;
-use crate::log::Log;
 use crate::log::segments::{SegmentLog, SegmentOptions};
+use crate::log::{Log, MirrorStart};
 use crate::model::{Cursor, LogId, Position, limits};
 use crate::node::settings::{Exit, NodeError};
+use crate::peer::{FeedFacts, FeedPart};
 
 /// A named log.
 pub struct Feed {
     /// Its name.
     pub name: Box<str>,
-    /// May be appended to over HTTP.
-    pub append: bool,
+    append: AtomicBool,
     /// Order holds within each.
     pub partitions: Vec<Partition>,
     /// Who has read how far.
@@ -33,8 +33,23 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Opens or creates the logs of a feed. Blocks.
+    /// Opens or creates the logs of a feed; those of a mirror are there. Blocks.
     pub(super) fn open(dir: &Path, node: &str, name: &str, spec: &FeedSpec) -> Result<Feed, NodeError> {
+        Feed::open_with(dir, node, name, spec, &[])
+    }
+
+    /// Creates the logs of a mirror, which begin with the oldest that the original has. Blocks.
+    pub(super) fn mirror(
+        dir: &Path,
+        node: &str,
+        name: &str,
+        spec: &FeedSpec,
+        original: &FeedFacts,
+    ) -> Result<Feed, NodeError> {
+        Feed::open_with(dir, node, name, spec, &original.parts)
+    }
+
+    fn open_with(dir: &Path, node: &str, name: &str, spec: &FeedSpec, begin: &[FeedPart]) -> Result<Feed, NodeError> {
         let folder = dir.join(name);
         let mut partitions = Vec::new();
         for number in 0..spec.partitions.max(1) {
@@ -43,6 +58,13 @@ impl Feed {
                 segment_bytes: log.segment_bytes,
                 retain: spec.retention(),
                 fsync: log.fsync,
+                mirror: spec.mirror.is_some(),
+                start: begin.get(number as usize).map(|part| MirrorStart {
+                    id: part.id,
+                    epochs: part.epochs.clone(),
+                    oldest: part.oldest,
+                    lamport: part.lamport,
+                }),
                 ..SegmentOptions::new(folder.join(number.to_string()))
             };
             let log = Arc::new(SegmentLog::open(options).map_err(|error| unreadable(name, number, error))?);
@@ -69,7 +91,7 @@ impl Feed {
         let logs = partitions.iter().map(|partition| partition.log.id()).collect();
         Ok(Feed {
             name: name.into(),
-            append,
+            append: append.into(),
             consumers: Consumers::open(&folder.join("consumers.json"), logs)?,
             partitions,
             node: node.into(),
@@ -82,9 +104,73 @@ impl Feed {
 
     /// Reads what idempotency keys stand at the ends of its partitions.
     pub(super) async fn remember(&self) -> Result<(), NodeError> {
-        for (number, partition) in self.partitions.iter().enumerate().filter(|_| self.append) {
+        for (number, partition) in self.partitions.iter().enumerate().filter(|_| self.takes_appends()) {
             partition.remember().await.map_err(|error| unreadable(&self.name, number as u32, error))?;
         }
+        Ok(())
+    }
+
+    /// Whether it may be appended to over HTTP.
+    pub fn takes_appends(&self) -> bool {
+        self.append.load(Ordering::Acquire)
+    }
+
+    /// The feed elsewhere that this is a mirror of.
+    pub fn mirror_of(&self) -> Option<String> {
+        let spec = self.spec.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        spec.mirror.clone()
+    }
+
+    /// A promotion has begun and could not be finished.
+    pub fn is_half_promoted(&self) -> bool {
+        let spec = self.spec.as_ref().map(|spec| spec.lock().unwrap_or_else(PoisonError::into_inner));
+        spec.is_some_and(|spec| spec.promoted.is_some()) && !self.takes_appends()
+    }
+
+    /// How it stands, for its mirrors; `None` for the node's own log, which is no feed.
+    pub fn facts(&self) -> Option<FeedFacts> {
+        self.spec.as_ref()?;
+        let part = |partition: &Partition| {
+            let info = partition.log.info();
+            let (id, epochs, oldest, tail, lamport) = (info.id, info.epochs, info.oldest, info.tail, info.lamport);
+            FeedPart { id, epochs, oldest, tail, lamport }
+        };
+        Some(FeedFacts { log: self.name.clone(), parts: self.partitions.iter().map(part).collect() })
+    }
+
+    /// Whether there is nothing in it and nobody has a place in it.
+    pub(super) fn is_blank(&self) -> bool {
+        let blank = |partition: &Partition| {
+            let info = partition.log.info();
+            info.oldest > info.tail
+        };
+        self.partitions.iter().all(blank) && self.consumers.all().is_empty()
+    }
+
+    /// A mirror becomes a log of its own, in a new epoch; durable on return.
+    ///
+    /// # Errors
+    /// It is no mirror, or the disk fails.
+    pub(in crate::node) async fn promote(&self) -> Result<(), NodeError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            let what = format!("the log {:?} could not be promoted: {error}", self.name);
+            let (why, advice) =
+                ("the new epoch stands in its files", "make room or mend the disk, and give the order again");
+            NodeError::new("WS-FEED-032", Exit::Failure, what, why, advice)
+        };
+        tokio::task::block_in_place(|| {
+            // First what it is: a crash behind this leaves a log that opens as one of its own, in a new epoch.
+            self.change(|spec| {
+                spec.promoted = spec.mirror.take().or(spec.promoted.take());
+                spec.append = true;
+            })?;
+            let logs = self.partitions.iter().filter_map(|partition| partition.segments.as_ref());
+            logs.map(|log| log.promote()).collect::<Result<Vec<()>, _>>().map_err(|error| failed(&error)).map(drop)
+        })?;
+        for partition in &self.partitions {
+            partition.remember().await.map_err(|error| failed(&error))?;
+        }
+        self.append.store(true, Ordering::Release);
         Ok(())
     }
 

@@ -3,17 +3,21 @@
 mod append;
 mod consumers;
 mod feed;
+mod mirror;
 mod partition;
+mod raw;
 mod requests;
 mod spec;
 
 pub use append::{Appended, Call, CallError, CallRow, Refused};
 pub use consumers::{Consumer, ConsumerError, Consumers, joined};
 pub use feed::Feed;
+pub use mirror::{HttpFrom, Mirror, MirrorFrom, MirrorSettings, MirrorStatus, Mirrors};
 pub use partition::Partition;
+pub use raw::{RawReader, RawRefused};
 pub use spec::FeedSpec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,6 +27,10 @@ use tokio_util::sync::CancellationToken;
 use super::settings::{Exit, NodeError};
 use crate::log::Log;
 use crate::model::limits;
+use crate::peer::FeedFacts;
+
+/// The media type of a feed's raw stream: messages of `docs/PROTOCOL.md`, each after its length.
+pub const RAW_TYPE: &str = "application/vnd.watershed.entries";
 
 /// Between two looks at what readers still need.
 const RETAIN_INTERVAL: Duration = Duration::from_secs(2);
@@ -32,6 +40,8 @@ pub struct Feeds {
     dir: PathBuf,
     node: Box<str>,
     all: RwLock<BTreeMap<Box<str>, Arc<Feed>>>,
+    /// Names that are taken by mirrors, be they there or not.
+    expected: BTreeSet<Box<str>>,
 }
 
 /// The folder of a node's feeds.
@@ -49,6 +59,7 @@ impl Feeds {
         node: &str,
         main: (Arc<dyn Log>, bool),
         configured: &BTreeMap<String, FeedSpec>,
+        mirrors: &BTreeMap<String, MirrorSettings>,
     ) -> Result<Feeds, NodeError> {
         let dir = feeds_dir(data_dir);
         let mut specs: BTreeMap<String, FeedSpec> = spec::stored(&dir)?;
@@ -58,6 +69,12 @@ impl Feeds {
                 None => given.clone(),
             };
             specs.insert(name.clone(), spec);
+        }
+        for (name, given) in mirrors {
+            // One that is not there is made when its original has been reached.
+            if let Some(stored) = specs.get(name) {
+                specs.insert(name.clone(), given.spec.mirror_over(name, stored)?);
+            }
         }
         let mut all = BTreeMap::new();
         for (name, spec) in &specs {
@@ -69,7 +86,8 @@ impl Feeds {
         for feed in all.values() {
             feed.remember().await?;
         }
-        Ok(Feeds { dir, node: node.into(), all: RwLock::new(all) })
+        let expected = mirrors.keys().map(|name| name.as_str().into()).collect();
+        Ok(Feeds { dir, node: node.into(), all: RwLock::new(all), expected })
     }
 
     /// The log of that name.
@@ -89,19 +107,63 @@ impl Feeds {
     pub fn create(&self, name: &str, spec: &FeedSpec) -> Result<bool, NodeError> {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(feed) = all.get(name) {
-            return match feed.partitions.len() == spec.partitions as usize && feed.append == spec.append {
+            return match feed.partitions.len() == spec.partitions as usize && feed.takes_appends() == spec.append {
                 true => Ok(false),
                 false => Err(spec::contradicts(name, feed.partitions.len(), spec.partitions)),
             };
         }
-        if all.len() >= limits::FEEDS_MAX {
-            let what = format!("there are {} logs", limits::FEEDS_MAX);
-            let (why, fix) = ("a node has no more", "use keys or tables within one log");
-            return Err(NodeError::new("WS-FEED-001", Exit::Failure, what, why, fix));
+        if self.expected.contains(name) {
+            let advice = "use another name, or remove `mirror` from its section".to_owned();
+            return Err(spec::other_kind(name, "is going to be a mirror, by its section".into(), advice));
         }
+        room(all.len())?;
         spec.store(&self.dir, name)?;
         all.insert(name.into(), Arc::new(Feed::open(&self.dir, &self.node, name, spec)?));
         Ok(true)
+    }
+
+    /// Whether that is the name of a mirror, be it there or not.
+    pub fn expects(&self, name: &str) -> bool {
+        self.expected.contains(name)
+    }
+
+    /// Creates a mirror's logs as its original is; durable on return. Blocks.
+    ///
+    /// # Errors
+    /// There are too many logs, or its folder cannot be written.
+    fn begin_mirror(&self, name: &str, given: &FeedSpec, original: &FeedFacts) -> Result<Arc<Feed>, NodeError> {
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        room(all.len())?;
+        let folder = self.dir.join(name);
+        // Without its properties nobody has ever seen it: it was being created when the process was killed.
+        if let Err(error) = std::fs::remove_dir_all(&folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(spec::failed("cannot clear", &folder, error));
+        }
+        let spec = FeedSpec { partitions: original.parts.len() as u32, ..given.clone() };
+        let feed = Arc::new(Feed::mirror(&self.dir, &self.node, name, &spec, original)?);
+        spec.store(&self.dir, name)?;
+        all.insert(name.into(), feed.clone());
+        Ok(feed)
+    }
+
+    /// Removes a mirror that has nothing; one that has something by now stays. Blocks.
+    ///
+    /// # Errors
+    /// Its folder cannot be written or read.
+    fn drop_blank(&self, name: &str) -> Result<(), NodeError> {
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(feed) = all.remove(name) else { return Ok(()) };
+        feed.close();
+        if feed.is_blank() {
+            return spec::forget(&self.dir, name);
+        }
+        let spec = spec::stored(&self.dir)?.remove(name);
+        if let Some(spec) = spec {
+            all.insert(name.into(), Arc::new(Feed::open(&self.dir, &self.node, name, &spec)?));
+        }
+        Ok(())
     }
 
     /// Lets retention have what nobody needs, until `stop`.
@@ -123,4 +185,14 @@ impl Feeds {
             feed.close();
         }
     }
+}
+
+/// Whether a node may have another log.
+fn room(logs: usize) -> Result<(), NodeError> {
+    if logs < limits::FEEDS_MAX {
+        return Ok(());
+    }
+    let what = format!("there are {} logs", limits::FEEDS_MAX);
+    let (why, fix) = ("a node has no more", "use keys or tables within one log");
+    Err(NodeError::new("WS-FEED-001", Exit::Failure, what, why, fix))
 }

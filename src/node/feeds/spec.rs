@@ -33,15 +33,30 @@ pub struct FeedSpec {
     /// Up to where an operator has removed entries, of each partition; none where it is shorter.
     #[serde(default)]
     pub trimmed: Vec<u64>,
+    /// It is a mirror: of which feed elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
+    /// It was a mirror of that, until it was promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted: Option<String>,
 }
 
 impl Default for FeedSpec {
     fn default() -> FeedSpec {
-        FeedSpec { partitions: 1, append: true, retain_ms: None, retain_bytes: None, fsync: true, trimmed: Vec::new() }
+        FeedSpec {
+            partitions: 1,
+            append: true,
+            retain_ms: None,
+            retain_bytes: None,
+            fsync: true,
+            trimmed: Vec::new(),
+            mirror: None,
+            promoted: None,
+        }
     }
 }
 
-fn failed(what: &str, place: &Path, error: impl std::fmt::Display) -> NodeError {
+pub(super) fn failed(what: &str, place: &Path, error: impl std::fmt::Display) -> NodeError {
     NodeError::new(
         "WS-FEED-002",
         Exit::Failure,
@@ -49,6 +64,12 @@ fn failed(what: &str, place: &Path, error: impl std::fmt::Display) -> NodeError 
         "a feed's properties stand beside its log",
         "mend the folder's owner, permissions or disk, or put the file back from a backup",
     )
+}
+
+/// A log is either a mirror or a log of its own.
+pub(super) fn other_kind(name: &str, what: String, advice: String) -> NodeError {
+    let why = "a mirror has the positions of its original, and a log of its own gives its own: neither becomes the other by itself";
+    NodeError::new("WS-FEED-031", Exit::Configuration, format!("the log {name:?} {what}"), why, advice)
 }
 
 /// A log cannot change how many partitions it has.
@@ -84,10 +105,35 @@ impl FeedSpec {
 
     /// What the configuration says, over what is stored.
     pub(super) fn over(&self, name: &str, stored: &FeedSpec) -> Result<FeedSpec, NodeError> {
+        if let Some(of) = &stored.mirror {
+            let advice = format!(
+                "write `mirror = \"{of}\"` under [log.{name}] again; or, while the node runs, `watershed promote {name} --yes`"
+            );
+            return Err(other_kind(name, format!("is a mirror of {of}, and its section does not say so"), advice));
+        }
         match self.partitions == stored.partitions {
-            true => Ok(FeedSpec { trimmed: stored.trimmed.clone(), ..self.clone() }),
+            true => Ok(FeedSpec { trimmed: stored.trimmed.clone(), promoted: stored.promoted.clone(), ..self.clone() }),
             false => Err(contradicts(name, stored.partitions as usize, self.partitions)),
         }
+    }
+
+    /// What the configuration says of a mirror, over what is stored. Once promoted it stays a log of its own.
+    pub(super) fn mirror_over(&self, name: &str, stored: &FeedSpec) -> Result<FeedSpec, NodeError> {
+        let of = self.mirror.clone().unwrap_or_default();
+        if stored.mirror.is_some() {
+            return Ok(FeedSpec { partitions: stored.partitions, trimmed: stored.trimmed.clone(), ..self.clone() });
+        }
+        if stored.promoted.as_ref() == Some(&of) {
+            tracing::warn!(
+                "the log {name} was a mirror of {of} and has been promoted: `mirror` under [log.{name}] counts no more"
+            );
+            return Ok(stored.clone());
+        }
+        let advice = format!(
+            "remove `mirror` under [log.{name}]; or mirror under another name; or stop the node and move the folder feeds/{name} away, \
+             to give up what is in it"
+        );
+        Err(other_kind(name, format!("is a log of its own, and its section says that it mirrors {of}"), advice))
     }
 
     /// Notes it durably, if it is not noted yet.
@@ -109,6 +155,19 @@ impl FeedSpec {
         };
         write().map_err(|error| failed("cannot write", &path, error))
     }
+}
+
+/// Forgets a feed; it is not there any more on return, whatever else is left in its folder.
+///
+/// # Errors
+/// The folder cannot be written.
+pub(super) fn forget(dir: &Path, name: &str) -> Result<(), NodeError> {
+    let folder = dir.join(name);
+    let remove = || -> std::io::Result<()> {
+        fs::remove_file(folder.join(FILE))?;
+        fs::File::open(&folder)?.sync_all()
+    };
+    remove().map_err(|error| failed("cannot remove", &folder, error))
 }
 
 /// Replaces a file; the new content is durable on return, and a crash leaves the old or the new one.

@@ -19,6 +19,7 @@ pub(super) fn to_wire(hello: &Hello) -> HelloWire {
         offers: hello.offers.iter().map(offer_to_wire).collect(),
         received: hello.received.map(cursor_to_wire),
         software: concat!("watershed ", env!("CARGO_PKG_VERSION")).into(),
+        mirrors: hello.mirrors,
     }
 }
 
@@ -38,6 +39,7 @@ pub(super) fn from_wire(wire: HelloWire) -> Result<Hello, ProtocolError> {
         below: below_from_wire("hello.below", wire.below)?,
         offers: offers_from_wire("hello.offers", wire.offers)?,
         received: wire.received.map(cursor_from_wire),
+        mirrors: wire.mirrors,
     })
 }
 

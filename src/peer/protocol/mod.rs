@@ -2,6 +2,7 @@
 
 mod copy;
 mod entries;
+mod feed;
 mod fragment;
 mod hello;
 mod wire;
@@ -12,11 +13,13 @@ use bytes::Bytes;
 use prost::Message as _;
 use thiserror::Error;
 
+use super::feed::FeedMessage;
 use super::host::{Below, CopyMessage, Head, Hello, NodeRef, Offer, Refusal};
 use super::refusal::{code, printable, refusal};
 use crate::model::{CodecError, Cursor, limits};
 
 pub use entries::Entries;
+pub use feed::{frame, unframe};
 pub(super) use fragment::{Fragments, Joiner};
 use wire::{Envelope, Kind};
 
@@ -57,6 +60,8 @@ pub enum Message {
     Offers(Vec<Offer>),
     /// A message of a first copy.
     Copy(CopyMessage),
+    /// A message about feeds and their mirrors.
+    Feed(FeedMessage),
     /// Why the speaker ends the link.
     Failure(Refusal),
     /// The speaker ends the link in order.
@@ -155,6 +160,10 @@ impl Message {
             Message::Copy(CopyMessage::Request { .. }) => "CopyRequest",
             Message::Copy(CopyMessage::Chunk { .. }) => "CopyChunk",
             Message::Copy(CopyMessage::Refused { .. }) => "CopyRefused",
+            Message::Feed(FeedMessage::Feeds(_)) => "Feeds",
+            Message::Feed(FeedMessage::Request { .. }) => "FeedRequest",
+            Message::Feed(FeedMessage::Entries(_)) => "FeedEntries",
+            Message::Feed(FeedMessage::Refused { .. }) => "FeedRefused",
             Message::Failure(_) => "Failure",
             Message::Bye(_) => "Bye",
         }
@@ -179,6 +188,7 @@ impl Message {
                 Kind::Offers(wire::OffersWire { offers: offers.iter().map(hello::offer_to_wire).collect() })
             }
             Message::Copy(copy) => copy::to_wire(copy),
+            Message::Feed(message) => feed::to_wire(message),
             Message::Failure(why) => Kind::Failure(wire::FailureWire {
                 code: why.code.clone(),
                 message: why.message.chars().take(limits::FAILURE_BYTES_MAX / 4).collect(),
@@ -214,6 +224,10 @@ impl Message {
             Kind::CopyRequest(request) => Message::Copy(copy::request_from_wire(request)?),
             Kind::CopyChunk(chunk) => Message::Copy(copy::chunk_from_wire(chunk)?),
             Kind::CopyRefused(refused) => Message::Copy(copy::refused_from_wire(refused)?),
+            Kind::Feeds(feeds) => feed::feeds_from_wire(feeds)?,
+            Kind::FeedRequest(request) => feed::request_from_wire(request)?,
+            Kind::FeedEntries(entries) => feed::entries_from_wire(entries)?,
+            Kind::FeedRefused(refused) => feed::refused_from_wire(refused)?,
             Kind::Failure(failure) => Message::Failure(failure_from_wire(failure)),
             Kind::Bye(bye) => Message::Bye(printable(&bye.why)),
             Kind::Fragment(_) => return Err(bad("fragment", "fragments do not nest")),

@@ -36,6 +36,7 @@ fn one_of_each() -> Vec<Message> {
         below: below.clone(),
         offers: vec![offer.clone()],
         received: Some(cursor(0)),
+        mirrors: true,
     };
     let header = EntryHeader { origin: Some(Origin { ..cursor(8) }), ..EntryHeader::default() };
     let entries = vec![Entry::new(header, Bytes::from_static(b"changes"))];

@@ -6,7 +6,7 @@ use prost::{Message, Oneof};
 /// What every WebSocket message carries.
 #[derive(Clone, PartialEq, Message)]
 pub struct Envelope {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19")]
     pub kind: Option<Kind>,
 }
 
@@ -40,6 +40,14 @@ pub enum Kind {
     Bye(ByeWire),
     #[prost(message, tag = "14")]
     Fragment(FragmentWire),
+    #[prost(message, tag = "16")]
+    Feeds(FeedsWire),
+    #[prost(message, tag = "17")]
+    FeedRequest(FeedRequestWire),
+    #[prost(message, tag = "18")]
+    FeedEntries(FeedEntriesWire),
+    #[prost(message, tag = "19")]
+    FeedRefused(FeedRefusedWire),
 }
 
 /// A part of the encoding of an envelope that is too large for one WebSocket message.
@@ -117,6 +125,8 @@ pub struct HelloWire {
     pub received: Option<CursorWire>,
     #[prost(string, tag = "9")]
     pub software: String,
+    #[prost(bool, tag = "10")]
+    pub mirrors: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -234,5 +244,85 @@ pub struct FailureWire {
 #[derive(Clone, PartialEq, Message)]
 pub struct ByeWire {
     #[prost(string, tag = "1")]
+    pub why: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct EpochWire {
+    #[prost(fixed64, tag = "1")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "2")]
+    pub first: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct FeedPartWire {
+    #[prost(fixed64, tag = "1")]
+    pub log_high: u64,
+    #[prost(fixed64, tag = "2")]
+    pub log_low: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub epochs: Vec<EpochWire>,
+    #[prost(uint64, tag = "4")]
+    pub oldest: u64,
+    #[prost(uint64, tag = "5")]
+    pub tail: u64,
+    #[prost(uint64, tag = "6")]
+    pub lamport: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct FeedFactsWire {
+    #[prost(string, tag = "1")]
+    pub log: String,
+    #[prost(message, repeated, tag = "2")]
+    pub parts: Vec<FeedPartWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct FeedsWire {
+    #[prost(message, repeated, tag = "1")]
+    pub feeds: Vec<FeedFactsWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct FeedRequestWire {
+    #[prost(string, tag = "1")]
+    pub log: String,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    #[prost(message, optional, tag = "3")]
+    pub after: Option<CursorWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct FeedEntriesWire {
+    #[prost(string, tag = "1")]
+    pub log: String,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub epochs: Vec<EpochWire>,
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub tables: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    pub entries: Vec<Bytes>,
+    #[prost(uint64, tag = "7")]
+    pub tail: u64,
+    #[prost(sint64, tag = "8")]
+    pub time: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct FeedRefusedWire {
+    #[prost(string, tag = "1")]
+    pub log: String,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    #[prost(string, tag = "3")]
+    pub code: String,
+    #[prost(string, tag = "4")]
     pub why: String,
 }

@@ -20,6 +20,7 @@ fn hello(node: &NodeRef, above: &[NodeRef]) -> Hello {
         below: Vec::new(),
         offers: Vec::new(),
         received: None,
+        mirrors: false,
     }
 }
 

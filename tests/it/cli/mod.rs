@@ -39,7 +39,7 @@ fn expect_exit(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "stdout: {}\nstderr: {}", stdout(output), stderr(output));
 }
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "demo",
     "init",
     "check",
@@ -52,6 +52,7 @@ const COMMANDS: [&str; 17] = [
     "diff",
     "events",
     "peer",
+    "promote",
     "token",
     "config",
     "doctor",

@@ -3,7 +3,10 @@
 mod access;
 mod append;
 mod history;
+mod hostile;
 mod kept;
+mod mirror;
+mod promote;
 mod reading;
 mod shell;
 

@@ -4,6 +4,7 @@ mod damage;
 mod faults;
 mod fixture;
 mod folder;
+mod mirror;
 
 use watershed::log::memory::MemoryLog;
 use watershed::log::segments::{SegmentLog, SegmentOptions};

@@ -161,7 +161,7 @@ impl Host for TestNode {
         let (path, below) = (self.path.borrow().clone(), self.below.borrow().clone());
         let received = received.map(|cursor| Cursor::try_from(&cursor).expect("a cursor"));
         let epoch = self.log.cursor_at(Position(u64::MAX)).epoch;
-        Ok(Hello { node: self.me(), epoch, probe: false, path, below, offers: Vec::new(), received })
+        Ok(Hello { node: self.me(), epoch, probe: false, path, below, offers: Vec::new(), received, mirrors: false })
     }
 
     async fn admit(&self, _role: Role, peer: &Hello) -> Result<(), Refusal> {

@@ -50,6 +50,7 @@ fn hello(log: LogId) -> Hello {
         below: Vec::new(),
         offers: Vec::new(),
         received: None,
+        mirrors: false,
     }
 }
 

@@ -231,6 +231,6 @@ fn decoded(draft: Draft) -> Logged {
             }
             Logged { header, changes, is_large: true }
         }
-        Draft::Relayed(_) | Draft::Expect(_) => panic!("nothing is relayed"),
+        Draft::Relayed(_) | Draft::Mirrored { .. } | Draft::Expect(_) => panic!("nothing is relayed"),
     }
 }

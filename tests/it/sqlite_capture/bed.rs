@@ -159,7 +159,7 @@ pub fn decoded(draft: Draft) -> (Vec<Change>, bool) {
             }
             (all, true)
         }
-        Draft::Relayed(_) | Draft::Expect(_) => unreachable!("capture relays nothing"),
+        Draft::Relayed(_) | Draft::Mirrored { .. } | Draft::Expect(_) => unreachable!("capture relays nothing"),
     }
 }
 
