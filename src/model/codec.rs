@@ -7,7 +7,7 @@ use prost::encoding::{self, DecodeContext, WireType};
 use thiserror::Error;
 
 use super::value::Kind;
-use super::{Change, Column, Op, Row, TableDef, Value, limits};
+use super::{Change, Column, IndexColumn, Op, Row, TableDef, TableIndex, Value, limits};
 
 /// Foreign bytes are not what they should be.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -72,6 +72,34 @@ struct TableMessage {
     name: String,
     #[prost(message, repeated, tag = "2")]
     columns: Vec<ColumnMessage>,
+    #[prost(message, repeated, tag = "3")]
+    indexes: Vec<IndexMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct IndexMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bool, tag = "2")]
+    unique: bool,
+    #[prost(string, tag = "3")]
+    method: String,
+    #[prost(message, repeated, tag = "4")]
+    columns: Vec<IndexColumnMessage>,
+    #[prost(uint32, repeated, tag = "5")]
+    included: Vec<u32>,
+    #[prost(string, tag = "6")]
+    definition: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct IndexColumnMessage {
+    #[prost(uint32, tag = "1")]
+    column: u32,
+    #[prost(bool, tag = "2")]
+    descending: bool,
+    #[prost(bool, tag = "3")]
+    nulls_first: bool,
 }
 
 fn row_message(row: &Row) -> RowMessage {
@@ -180,7 +208,52 @@ pub fn encode_table(table: &TableDef) -> Vec<u8> {
         type_name: column.type_name.to_string(),
         key: u32::from(column.key),
     });
-    TableMessage { name: table.name.to_string(), columns: columns.collect() }.encode_to_vec()
+    let indexes = table.indexes.iter().map(index_message);
+    TableMessage { name: table.name.to_string(), columns: columns.collect(), indexes: indexes.collect() }
+        .encode_to_vec()
+}
+
+fn index_message(index: &TableIndex) -> IndexMessage {
+    let columns = index.columns.iter().map(|of| IndexColumnMessage {
+        column: of.column as u32,
+        descending: of.descending,
+        nulls_first: of.nulls_first,
+    });
+    IndexMessage {
+        name: index.name.to_string(),
+        unique: index.unique,
+        method: index.method.to_string(),
+        columns: columns.collect(),
+        included: index.included.iter().map(|&column| column as u32).collect(),
+        definition: index.definition.to_string(),
+    }
+}
+
+/// Of a definition with so many columns.
+fn index_from(message: IndexMessage, width: usize) -> Result<TableIndex, CodecError> {
+    let bad = |why: &str| malformed("an index of a table definition", why);
+    let is_name = |name: &str| name.len() <= limits::NAME_BYTES_MAX && !name.chars().any(char::is_control);
+    if !is_name(&message.name) || message.name.is_empty() || !is_name(&message.method) {
+        return Err(bad("its name or its method is no name"));
+    }
+    if message.columns.len() + message.included.len() > limits::INDEX_COLUMNS_MAX {
+        return Err(bad("it has too many columns"));
+    }
+    let column = |column: u32| {
+        let column = usize::try_from(column).ok().filter(|column| *column < width);
+        column.ok_or_else(|| bad("it names a column that the table does not have"))
+    };
+    let columns = message.columns.iter().map(|of| {
+        Ok(IndexColumn { column: column(of.column)?, descending: of.descending, nulls_first: of.nulls_first })
+    });
+    Ok(TableIndex {
+        columns: columns.collect::<Result<_, CodecError>>()?,
+        included: message.included.iter().map(|&of| column(of)).collect::<Result<_, _>>()?,
+        name: message.name.into(),
+        unique: message.unique,
+        method: message.method.into(),
+        definition: TableIndex::shown(&message.definition),
+    })
 }
 
 /// Decodes a table definition and computes its fingerprint.
@@ -198,7 +271,14 @@ pub fn decode_table(bytes: &[u8]) -> Result<TableDef, CodecError> {
         type_name: column.type_name.into(),
         key: column.key.min(u32::from(u16::MAX)) as u16,
     });
-    Ok(TableDef::new(name, columns.collect()))
+    let def = TableDef::new(name, columns.collect());
+    if message.indexes.len() > limits::TABLE_INDEXES_MAX {
+        let why = format!("{} indexes, at most {}", message.indexes.len(), limits::TABLE_INDEXES_MAX);
+        return Err(malformed("a table definition", why));
+    }
+    let width = def.columns.len();
+    let indexes = message.indexes.into_iter().map(|index| index_from(index, width)).collect::<Result<_, _>>()?;
+    Ok(def.with_indexes(indexes))
 }
 
 #[cfg(test)]
@@ -266,6 +346,52 @@ mod tests {
                 let _ = (entry.header(), entry.changes());
             }
         }
+    }
+
+    fn indexed(index: TableIndex) -> TableDef {
+        let column = |name: &str| Column { name: name.into(), type_name: "text".into(), key: 0 };
+        TableDef::new("t".parse().expect("a name"), vec![column("a"), column("b")]).with_indexes(vec![index])
+    }
+
+    #[test]
+    fn definitions_read_back_with_their_indexes_and_have_the_same_fingerprint() {
+        let index = TableIndex {
+            name: "odd \" name".into(),
+            unique: true,
+            method: "btree".into(),
+            columns: vec![IndexColumn { column: 1, descending: true, nulls_first: true }],
+            included: vec![0],
+            definition: "CREATE …".into(),
+        };
+        let def = indexed(index);
+        let decoded = decode_table(&encode_table(&def)).expect("own encoding");
+        assert_eq!(decoded, def);
+        assert_eq!(decoded.fingerprint, TableDef::new(def.name.clone(), def.columns.clone()).fingerprint);
+    }
+
+    #[test]
+    fn hostile_indexes_are_refused() {
+        let of = |column: usize| IndexColumn { column, descending: false, nulls_first: false };
+        let plain = TableIndex { name: "i".into(), columns: vec![of(0)], ..TableIndex::default() };
+        assert!(decode_table(&encode_table(&indexed(plain.clone()))).is_ok());
+        for bad in [
+            TableIndex { columns: vec![of(2)], ..plain.clone() },
+            TableIndex { included: vec![usize::from(u16::MAX)], ..plain.clone() },
+            TableIndex { columns: vec![of(0); 33], ..plain.clone() },
+            TableIndex { name: "".into(), ..plain.clone() },
+            TableIndex { name: "a\0b".into(), ..plain.clone() },
+            TableIndex { name: "n".repeat(256).into(), ..plain.clone() },
+            TableIndex { method: "x\n".into(), ..plain.clone() },
+        ] {
+            assert!(decode_table(&encode_table(&indexed(bad.clone()))).is_err(), "{bad:?}");
+        }
+        let mut many = TableMessage { name: "t".into(), ..TableMessage::default() };
+        many.columns.push(ColumnMessage { name: "a".into(), ..ColumnMessage::default() });
+        many.indexes = vec![index_message(&plain); limits::TABLE_INDEXES_MAX + 1];
+        assert!(decode_table(&many.encode_to_vec()).is_err());
+        let long = TableIndex { definition: "d".repeat(5000).into(), ..plain };
+        let decoded = decode_table(&encode_table(&indexed(long))).expect("words are shortened");
+        assert_eq!(decoded.indexes[0].definition.len(), limits::INDEX_TEXT_BYTES_MAX);
     }
 
     #[test]

@@ -348,3 +348,9 @@ pub const MIRROR_REFUSAL_BYTES_MAX: usize = 64 << 10;
 pub const MIRROR_APPEND_BYTES: usize = 1 << 20;
 /// Requests of one peer for stretches of feeds that are being answered.
 pub const FEED_REQUESTS_MAX: usize = 256;
+/// Indexes of one table that travel with its definition.
+pub const TABLE_INDEXES_MAX: usize = 64;
+/// Columns of one index (PostgreSQL's own limit).
+pub const INDEX_COLUMNS_MAX: usize = 32;
+/// Of an index that columns do not tell all of, the words that people are shown.
+pub const INDEX_TEXT_BYTES_MAX: usize = 1_000;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::limits;
+use super::{TableIndex, limits};
 
 /// A table's name as it travels: without its schema when that is the default one (`public`, `main`), else
 /// `schema.table`.
@@ -75,6 +75,8 @@ pub struct TableDef {
     pub columns: Vec<Column>,
     /// Over name and columns.
     pub fingerprint: Fingerprint,
+    /// Secondary indexes, where the definition comes with rows for a table that may have to be made.
+    pub indexes: Vec<TableIndex>,
 }
 
 impl TableDef {
@@ -94,7 +96,7 @@ impl TableDef {
         let digest = hash.finalize();
         let mut first = [0; 8];
         first.copy_from_slice(&digest[..8]);
-        TableDef { name, columns, fingerprint: Fingerprint(u64::from_be_bytes(first)) }
+        TableDef { name, columns, fingerprint: Fingerprint(u64::from_be_bytes(first)), indexes: Vec::new() }
     }
 
     /// Indexes of the key's columns, in key order; empty for a table without a key.

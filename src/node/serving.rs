@@ -187,7 +187,12 @@ impl Serving {
             _ => wait_applied(&shared, needed).await?,
         }
         let chunk = self.read(asked.after.as_ref()).await?;
-        message(&shared, &table, sieve, asked, chunk, under).await
+        let mut message = message(&shared, &table, sieve, asked, chunk, under).await?;
+        if let (CopyMessage::Chunk { table, .. }, Role::Child) = (&mut message, role) {
+            // Above, rows of others stand beside ours: what is unique here need not be there.
+            *table = Arc::new((**table).clone().with_shared_indexes());
+        }
+        Ok(message)
     }
 
     /// Reads a chunk; a reader that has failed is opened anew for the next request.
@@ -215,9 +220,10 @@ async fn message(
     under: Fingerprint,
 ) -> Served {
     let failed = |error: FilterError| Unserved::Stop(stopped_copying(table, &error));
-    let out = sieve.table(&chunk.def).map_err(failed)?.ok_or("it is not selected")?;
+    let mut out = sieve.table(&chunk.def).map_err(failed)?.ok_or("it is not selected")?;
     let (mut rows, mut lines) = (chunk.rows, chunk.lines);
     if !sieve.passes_whole(&chunk.def).map_err(failed)? {
+        out = Arc::new((*out).clone().with_indexes_of(&chunk.def));
         if let Some(lines) = lines.take() {
             rows = lines.decode(chunk.def.columns.len())?;
         }

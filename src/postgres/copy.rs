@@ -1,6 +1,7 @@
 //! The sending side of first copies: chunks of a table in the order of its key, each from one short snapshot.
 
 mod facts;
+mod indexes;
 mod whole;
 
 use std::collections::HashMap;
@@ -273,6 +274,11 @@ impl Reading<'_> {
                 Progress { left: self.estimate(&facts).await?, row_bytes: facts.row_bytes.unwrap_or(ROW_BYTES_GUESS) }
             }
         };
+        // Whoever has to make the table makes it before the first row.
+        let def = match self.after {
+            None => self.indexed(facts.def.clone()).await?,
+            Some(_) => facts.def.clone(),
+        };
         let found = self.rows(&facts, before.row_bytes).await?;
         if !found.is_cut {
             self.client().batch_execute("COMMIT").await.map_err(self.failed("reading"))?;
@@ -292,7 +298,7 @@ impl Reading<'_> {
         };
         let progress = Progress { left: left_estimate, row_bytes };
         let lines = Some(CopyLines { bytes: found.lines.freeze(), rows: found.rows });
-        let (def, rows) = (Arc::new(facts.def), Vec::new());
+        let (def, rows) = (Arc::new(def), Vec::new());
         let chunk = Chunk { def, rows, lines, upto, left_estimate, cursor, cut: None };
         Ok(Read::Part(chunk, progress, found.is_cut))
     }

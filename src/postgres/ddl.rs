@@ -5,7 +5,7 @@
 
 use super::copy::{qualified, quoted, schema_and_table};
 use super::range::base_type;
-use crate::model::{Kind, Row, TableDef};
+use crate::model::{IndexColumn, Kind, Row, TableDef, TableIndex};
 
 /// Types of PostgreSQL as `format_type` prints them, without length.
 const BUILTIN: [&str; 71] = [
@@ -111,7 +111,7 @@ const ALIASES: [(&str, &str); 9] = [
 ];
 
 /// `CREATE TABLE` with the columns and the key that received rows need; whatever else the sender's table has (checks,
-/// indexes, defaults) is not known here. Where a definition may be PostgreSQL's or SQLite's (`id integer, note text`), the
+/// defaults) is not known here, and its indexes are statements of their own. Where a definition may be PostgreSQL's or SQLite's (`id integer, note text`), the
 /// types are wide enough for both.
 pub fn create_table(def: &TableDef) -> String {
     create_table_for(def, &[])
@@ -129,6 +129,38 @@ pub fn create_table_for(def: &TableDef, rows: &[Row]) -> String {
         parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
     }
     format!("CREATE TABLE {} ({})", qualified(&def.name), parts.join(", "))
+}
+
+/// Access methods of PostgreSQL's own.
+const METHODS: [&str; 6] = ["btree", "hash", "gin", "gist", "spgist", "brin"];
+
+/// The statement that makes an index of the table; under its own name, or under one that the server chooses. `None` where
+/// columns do not tell all of it, or its method is not known.
+pub(super) fn create_index(def: &TableDef, index: &TableIndex, named: bool) -> Option<String> {
+    let method = if index.method.is_empty() { METHODS[0] } else { &*index.method };
+    let method = METHODS.iter().find(|known| index.is_plain() && **known == method)?;
+    let name = |column: usize| def.columns.get(column).map(|column| quoted(&column.name));
+    let column = |of: &IndexColumn| {
+        let order = match (*method, of.descending, of.nulls_first) {
+            ("btree", false, false) | ("btree", true, true) => {
+                if of.descending {
+                    " DESC"
+                } else {
+                    ""
+                }
+            }
+            ("btree", false, true) => " NULLS FIRST",
+            ("btree", true, false) => " DESC NULLS LAST",
+            _ => "",
+        };
+        Some(format!("{}{order}", name(of.column)?))
+    };
+    let columns = index.columns.iter().map(column).collect::<Option<Vec<String>>>()?.join(", ");
+    let included = index.included.iter().map(|&column| name(column)).collect::<Option<Vec<String>>>()?.join(", ");
+    let included = if included.is_empty() { included } else { format!(" INCLUDE ({included})") };
+    let unique = if index.unique { "UNIQUE " } else { "" };
+    let name = if named { format!("{} ", quoted(&index.name)) } else { String::new() };
+    Some(format!("CREATE {unique}INDEX {name}ON {} USING {method} ({columns}){included}", qualified(&def.name)))
 }
 
 /// The statement that makes the table's schema; `None` where it is `public`.

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::apply::{define, stored_cursor};
 use super::connect::quote_ident as quote;
 use super::failure::SqliteError;
+use super::indexes::indexed;
 use super::range::{KeyRange, read_rows};
 use crate::model::{Cursor, Kind, Row, TableName, limits};
 use crate::view::Chunk;
@@ -59,6 +60,11 @@ impl Reader {
             return Err(bad("a column of a row's key is NULL"));
         }
         let cursor = applied(&self.conn).map_err(&fail)?;
+        // Whoever has to make the table makes it before the first row.
+        let def = match after {
+            None => indexed(&self.conn, def).map_err(&fail)?,
+            Some(_) => def,
+        };
         let left = match (after, self.left.get(table)) {
             (Some(_), Some(left)) => *left,
             _ => count(&self.conn, table).map_err(&fail)?,

@@ -1,7 +1,7 @@
 //! The statement that makes a table which rows are about to arrive for.
 
 use super::connect::quote_ident as quote;
-use crate::model::{Kind, Row, TableDef};
+use crate::model::{IndexColumn, Kind, Row, TableDef, TableIndex};
 
 /// `CREATE TABLE` with the columns and the key that received rows need; whatever else the sender's table has (checks,
 /// indexes, defaults) is not known here. Types come from a peer and stand in SQL: only plain words and lengths are taken over.
@@ -23,6 +23,21 @@ pub fn create_table_for(def: &TableDef, rows: &[Row]) -> String {
         parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
     }
     format!("CREATE TABLE main.{} ({})", quote(def.name.as_str()), parts.join(", "))
+}
+
+/// The statement that makes an index of the table under that name; `None` where columns do not tell all of it, or SQLite has
+/// no index like it.
+pub(super) fn create_index(def: &TableDef, index: &TableIndex, name: &str) -> Option<String> {
+    if !index.is_plain() || !matches!(&*index.method, "" | "btree") {
+        return None;
+    }
+    let column = |of: &IndexColumn| {
+        let order = if of.descending { " DESC" } else { "" };
+        Some(format!("{}{order}", quote(&def.columns.get(of.column)?.name)))
+    };
+    let columns = index.columns.iter().map(column).collect::<Option<Vec<String>>>()?.join(", ");
+    let unique = if index.unique { "UNIQUE " } else { "" };
+    Some(format!("CREATE {unique}INDEX main.{} ON {} ({columns})", quote(name), quote(def.name.as_str())))
 }
 
 /// Digits that a NUMERIC column keeps.

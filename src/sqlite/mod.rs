@@ -14,6 +14,7 @@ pub mod events;
 mod failure;
 mod identity;
 mod ids;
+mod indexes;
 mod inspect;
 mod install;
 mod options;

@@ -4,23 +4,22 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::array::Array;
 use super::copying::{CopyText, copy_in, copy_statement};
+use super::create::{create_missing, is_typed};
 use super::link::{Fail, Link};
 use super::ops::{Encoder, Ops, put_value};
 use super::pass::{describe_row, server_words};
-use super::raw::{Cell, told_by};
+use super::raw::Cell;
 use super::registry::Targets;
-use super::rivals::is_there;
 use super::shape::Mode;
-use super::target::{Target, is_reserved, quote, split};
+use super::target::{Target, quote};
 use super::{PgApplier, store};
 use crate::model::{Column, Kind, Position, Row, TableDef, Value, limits};
-use crate::postgres::ddl::{create_schema, create_table_for, is_postgres};
 use crate::postgres::later;
 use crate::postgres::range::{KeyOrder, KeyRange, same_order};
 use crate::view::{CopyChunk, CopyLines, CopyScope, Lane, LaneState, RowGuard, ViewError};
 
 /// Why a chunk was not written.
-enum ChunkFail {
+pub(super) enum ChunkFail {
     /// The table's trouble.
     Table(String),
     /// A statement that writes many rows failed.
@@ -313,19 +312,20 @@ async fn remove_missing(link: &Link, target: &Target, chunk: &CopyChunk, mine: R
     }
     let inside = KeyOrder::of(&own_def(def, target, true)).condition(range).map_err(ChunkFail::Table)?;
     let (find, kept) = find_missing(target, chunk, &inside)?;
-    let setting =
-        "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on; SET LOCAL plan_cache_mode = force_custom_plan";
-    let back = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_seqscan = off; SET LOCAL plan_cache_mode = force_generic_plan";
+    // The table is read once, however many rows go.
+    let setting = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on; SET LOCAL plan_cache_mode = force_custom_plan; \
+        SET LOCAL cursor_tuple_fraction = 1";
+    let back = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_seqscan = off; \
+        SET LOCAL plan_cache_mode = force_generic_plan";
     let client = link.client();
     let sorted = |e| ChunkFail::Rows(link.sort("removing rows that the sender does not have", e));
     client.batch_execute(setting).await.map_err(sorted)?;
-    let mut after: (u32, String) = (0, "(0,0)".to_owned());
+    let params: Vec<&(dyn ToSql + Sync)> = kept.iter().map(|raw| raw as &(dyn ToSql + Sync)).collect();
+    client.execute(&format!("DECLARE ws_gone NO SCROLL CURSOR FOR {find}"), &params).await.map_err(sorted)?;
+    client.batch_execute(back).await.map_err(sorted)?;
+    let fetch = format!("FETCH {} FROM ws_gone", limits::APPLY_REMOVE_ROWS);
     loop {
-        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&after.0, &after.1];
-        params.extend(kept.iter().map(|raw| raw as &(dyn ToSql + Sync)));
-        let rows = client.query(&find, &params).await.map_err(sorted)?;
-        let Some(last) = rows.last() else { break };
-        let next = (last.get::<_, u32>(0), last.get::<_, String>(1));
+        let rows = client.query(&fetch, &[]).await.map_err(sorted)?;
         let (mut tables, mut places) = (Vec::new(), Vec::new());
         for row in &rows {
             let values: Vec<Value> = (0..def.columns.len())
@@ -349,9 +349,8 @@ async fn remove_missing(link: &Link, target: &Target, chunk: &CopyChunk, mine: R
         if rows.len() < limits::APPLY_REMOVE_ROWS {
             break;
         }
-        after = next;
     }
-    client.batch_execute(back).await.map_err(sorted)
+    client.batch_execute("CLOSE ws_gone").await.map_err(sorted)
 }
 
 /// The query that finds rows of the range that the chunk does not have, with the chunk's keys as arrays.
@@ -371,7 +370,7 @@ fn find_missing(
     let there = if target.key.is_empty() {
         String::new()
     } else {
-        let arrays: Vec<String> = (0..target.key.len()).map(|n| format!("${}::text[]", n + 3)).collect();
+        let arrays: Vec<String> = (0..target.key.len()).map(|n| format!("${}::text[]", n + 1)).collect();
         let names: Vec<String> = (0..target.key.len()).map(|n| quote(&format!("ws__k{n}"))).collect();
         let same: Vec<String> = target
             .key
@@ -388,59 +387,8 @@ fn find_missing(
     };
     let word = if inside.is_empty() { " WHERE" } else { " AND" };
     let sql = format!(
-        "SELECT ws__t.tableoid, ws__t.ctid::text{shown} FROM {} AS ws__t{inside}{word} (ws__t.tableoid, ws__t.ctid) > ($1::oid, $2::text::tid){there} \
-         ORDER BY ws__t.tableoid, ws__t.ctid LIMIT {}",
-        target.own_rows,
-        limits::APPLY_REMOVE_ROWS
+        "SELECT ws__t.tableoid, ws__t.ctid::text{shown} FROM {} AS ws__t{inside}{word} true{there}",
+        target.own_rows
     );
     Ok((sql, kept.into_iter().map(Array::finish).collect()))
-}
-
-/// Whether the rows come from a database whose columns have one type each; `None` where they do not tell.
-fn is_typed(chunk: &CopyChunk) -> Option<bool> {
-    match chunk.lines {
-        Some(_) => Some(true),
-        None => chunk.rows.iter().flatten().find_map(|value| told_by(value.kind)),
-    }
-}
-
-/// Creates the table that a copy is about to fill, where nothing of that name is there. Constraints, defaults, indexes and
-/// triggers do not travel, so it has none but its primary key.
-async fn create_missing(link: &Link, chunk: &CopyChunk) -> Result<(), ChunkFail> {
-    let def = &chunk.table;
-    let (schema, _) = split(&def.name);
-    let exact = is_typed(chunk).unwrap_or_else(|| is_postgres(def));
-    let there = is_there(link.client(), &def.name, exact).await.map_err(|e| link.sort("looking for a table", e))?;
-    if there || is_reserved(schema) {
-        return Ok(());
-    }
-    let typed = [vec![Value::new(Kind::Typed, "")]];
-    let mut sql = create_table_for(def, if chunk.lines.is_some() { &typed } else { &chunk.rows });
-    if let Some(schema_sql) = create_schema(def) {
-        let known = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
-        let known = link.client().query_one(known, &[&schema]).await;
-        if !known.map_err(|e| link.sort("looking for a schema", e))?.get::<_, bool>(0) {
-            sql = format!("{schema_sql}; {sql}");
-        }
-    }
-    match link.client().batch_execute(&sql).await.map_err(|e| link.sort("creating a table", e)) {
-        Ok(()) => {}
-        Err(Fail::Table(error)) => {
-            let name = &def.name;
-            let mut why =
-                format!("{name} is not there and could not be created: {}; statement: {sql}", server_words(&error));
-            if error.code().is_some_and(|code| code.code() == "42704") {
-                why.push_str("; make the type first (CREATE TYPE …, CREATE DOMAIN … or CREATE EXTENSION …), as it is at the sender");
-            }
-            return Err(ChunkFail::Table(why));
-        }
-        Err(fail) => return Err(fail.into()),
-    }
-    tracing::warn!(
-        table = def.name.as_str(),
-        "table {} was not there and is created for its copy, with its columns and primary key only; constraints, defaults and \
-         indexes do not travel: add those that are needed",
-        def.name
-    );
-    Ok(())
 }

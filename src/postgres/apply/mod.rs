@@ -7,6 +7,7 @@ mod array;
 mod bulk;
 mod chunk;
 mod copying;
+mod create;
 mod flight;
 mod lanes;
 mod link;

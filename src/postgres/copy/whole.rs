@@ -106,8 +106,9 @@ impl Reading<'_> {
         beside.client.batch_execute("COMMIT").await.map_err(self.failed("marking the place of"))?;
         drop(beside);
         let (file, rows, bytes) = self.spool(&format!("{} FROM {}", select(&facts.def), facts.from)).await?;
+        let def = self.indexed(facts.def).await?;
         self.client().batch_execute("COMMIT").await.map_err(self.failed("reading"))?;
-        let (def, made) = (Arc::new(facts.def), Instant::now());
+        let (def, made) = (Arc::new(def), Instant::now());
         Ok(Whole { def, cursor, cut, file, rows, bytes, made, last: (0, 0), next: (0, 0) })
     }
 

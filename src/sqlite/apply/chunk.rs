@@ -11,7 +11,7 @@ use super::write::{Mode, RowFail, Writer};
 use super::{Applier, view_error};
 use crate::model::{Row, TableDef, limits};
 use crate::sqlite::connect::is_internal;
-use crate::sqlite::create::create_table_for;
+use crate::sqlite::create::{create_index, create_table_for};
 use crate::sqlite::range::{KeyRange, key_of, read_rows, same_order};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, RowGuard, ViewError};
 
@@ -154,20 +154,48 @@ fn remove_missing(
     }
 }
 
-/// Creates the table that a copy is about to fill, where nothing of that name is there; says whether it did. Constraints,
-/// defaults, indexes and triggers do not travel, so it has none but its primary key.
+/// Creates the table that a copy is about to fill, where nothing of that name is there, with its primary key and what indexes
+/// can be; says whether it did.
 fn create_missing(conn: &Connection, def: &TableDef, rows: &[Row]) -> rusqlite::Result<bool> {
     let name = def.name.as_str();
-    let there = "SELECT count(*) FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
-    let there: i64 = conn.prepare_cached(there)?.query_row([name], |row| row.get(0))?;
-    if there > 0 || is_internal(name) {
+    if is_there(conn, name)? || is_internal(name) {
         return Ok(false);
     }
     conn.execute_batch(&create_table_for(def, rows))?;
+    let mut made = 0;
+    for index in &def.indexes {
+        // Those of constraints have names that nobody may give.
+        let mut own = index.name.to_string();
+        if is_internal(&own) || is_there(conn, &own)? {
+            own = format!("{name}_{own}");
+        }
+        let done = match create_index(def, index, &own) {
+            None => Err("it has a condition, an expression or an order of its own".to_owned()),
+            Some(sql) => match conn.execute_batch(&sql) {
+                // The table is as good without.
+                Err(error) if super::write::is_tables(&error) => Err(error.to_string()),
+                made => made.map(Ok)?,
+            },
+        };
+        match done {
+            Ok(()) => made += 1,
+            Err(why) => {
+                let definition = &index.definition;
+                tracing::warn!(table = name, "index {} of {name} is not made: {why}: {definition}", index.name);
+            }
+        }
+    }
     tracing::warn!(
         table = name,
-        "table {name} was not there and has been created for its copy, with its columns and primary key only; constraints, \
-         defaults and indexes do not travel: add those that are needed"
+        "table {name} was not there and has been created for its copy, with its columns, primary key and {made} indexes; constraints, \
+         defaults and triggers do not travel: add those that are needed"
     );
     Ok(true)
+}
+
+/// Whether something is called that.
+fn is_there(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let there = "SELECT count(*) FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+    let there: i64 = conn.prepare_cached(there)?.query_row([name], |row| row.get(0))?;
+    Ok(there > 0)
 }

@@ -360,3 +360,26 @@ fn a_first_chunk_that_a_constraint_refuses_ends() {
         assert!(db.rows("SELECT id FROM t").is_empty());
     }
 }
+
+/// However many rows go: found again for every part of them, they would take the square of their number.
+#[test]
+fn what_a_chunk_lacks_is_looked_for_once() {
+    let source = Database::new("CREATE TABLE t(k text PRIMARY KEY, v text); INSERT INTO t VALUES ('only', 'this')");
+    let db = Database::new("CREATE TABLE t(k text PRIMARY KEY, v text)");
+    db.sql("INSERT INTO t SELECT 'k' || n, 'gone' FROM generate_series(1, 100000) n");
+    let mut view = db.applier();
+    copied(&source, &mut view, "t", 10).expect("copies");
+    assert_eq!(db.rows("SELECT * FROM t"), ["only|this"]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let told = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 't' AND n_tup_del >= 100000";
+    let scans = loop {
+        // The server counts a session's work when it is asked for the next.
+        run(view.cursor()).expect("looks");
+        match &db.rows(told)[..] {
+            [scans] => break scans.parse::<u32>().expect("a number"),
+            _ => assert!(std::time::Instant::now() < deadline, "the server does not tell"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    assert!(scans <= 3, "the table was read {scans} times");
+}

@@ -12,17 +12,17 @@ use super::*;
 static NEXT_LOG: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0xc0b1);
 
 /// One end of a copy.
-enum End {
+pub enum End {
     Server(Database),
     File(std::path::PathBuf, #[expect(dead_code)] tempfile::TempDir),
 }
 
 impl End {
-    fn server(schema: &str) -> End {
+    pub fn server(schema: &str) -> End {
         End::Server(Database::new(schema))
     }
 
-    fn file(schema: &str) -> End {
+    pub fn file(schema: &str) -> End {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.db");
         rusqlite::Connection::open(&path).expect("a database").execute_batch(schema).expect("the statements run");
@@ -63,7 +63,7 @@ impl End {
 }
 
 /// The table is copied in chunks of a few rows, all of it the sender's.
-async fn copy(from: &End, to: &End, rows_max: usize) -> Result<(), ViewError> {
+pub async fn copy(from: &End, to: &End, rows_max: usize) -> Result<(), ViewError> {
     let spool = tempfile::tempdir().expect("a folder");
     let (mut reader, mut view) = (from.reader().await, to.view(spool.path()).await);
     let table = name("t");

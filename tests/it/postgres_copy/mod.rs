@@ -2,6 +2,7 @@
 
 mod chunks;
 mod copies;
+mod indexes;
 pub mod types;
 
 use std::sync::LazyLock;

@@ -15,6 +15,7 @@ mod kills;
 mod levels;
 mod links;
 mod locked;
+mod made;
 mod names;
 mod owners;
 mod parents;
