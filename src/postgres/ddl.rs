@@ -141,17 +141,13 @@ pub(super) fn create_index(def: &TableDef, index: &TableIndex, named: bool) -> O
     let method = METHODS.iter().find(|known| index.is_plain() && **known == method)?;
     let name = |column: usize| def.columns.get(column).map(|column| quoted(&column.name));
     let column = |of: &IndexColumn| {
-        let order = match (*method, of.descending, of.nulls_first) {
-            ("btree", false, false) | ("btree", true, true) => {
-                if of.descending {
-                    " DESC"
-                } else {
-                    ""
-                }
-            }
-            ("btree", false, true) => " NULLS FIRST",
-            ("btree", true, false) => " DESC NULLS LAST",
-            _ => "",
+        // The others have no order.
+        let order = match (of.descending, of.nulls_first) {
+            _ if *method != "btree" => "",
+            (false, false) => "",
+            (true, true) => " DESC",
+            (false, true) => " NULLS FIRST",
+            (true, false) => " DESC NULLS LAST",
         };
         Some(format!("{}{order}", name(of.column)?))
     };

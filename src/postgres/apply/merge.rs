@@ -171,6 +171,9 @@ impl<'a> Net<'a> {
 
     /// Sets the values that are known.
     fn update(&mut self, target: &Target, row: &[Cell<'a>]) -> Option<()> {
+        if target.has_pinned() {
+            return None;
+        }
         let whole = target.is_whole(row);
         let key = key_of(target, row);
         let Some(&number) = self.keys.get(&key) else {

@@ -16,6 +16,7 @@ mod merge;
 mod ops;
 mod parts;
 mod pass;
+mod pinned;
 mod plan;
 mod raw;
 mod registry;

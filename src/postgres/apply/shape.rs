@@ -49,7 +49,7 @@ pub(super) struct Code {
 }
 
 /// How a parameter is written, by column and place (from 1).
-type Param<'a> = &'a dyn Fn(usize, usize) -> String;
+pub(super) type Param<'a> = &'a dyn Fn(usize, usize) -> String;
 
 impl Target {
     /// The columns whose values a statement of that shape takes first; `present` has those with a value (empty: all).
@@ -124,10 +124,28 @@ impl Target {
             (false, Mode::Convergent) if self.others.is_empty() => String::new(),
             (false, Mode::Convergent) => self.put_back(shape, takes, param),
         };
+        let pinned = takes.iter().any(|&i| self.is_pinned(i));
         let piece = match shape {
             Shape::Put => put,
             // What stands before is the row's removal.
             Shape::Move if first.starts_with("DELETE") => format!("{first}; {put}"),
+            Shape::Update | Shape::Move | Shape::UpdateEqual if pinned => {
+                let condition = match shape {
+                    Shape::UpdateEqual => self.same(takes.len(), param),
+                    _ => self.by_key(takes.len(), param),
+                };
+                let replaced = self.replaced(takes, &condition, param);
+                let otherwise = match (shape, mode) {
+                    (Shape::UpdateEqual, Mode::Strict) => missing,
+                    (Shape::UpdateEqual, Mode::Convergent) => put,
+                    _ => otherwise,
+                };
+                let replaced = format!("{replaced}; IF NOT FOUND THEN {otherwise} END IF;");
+                match shape {
+                    Shape::Update => format!("{first}; IF NOT FOUND THEN {replaced} END IF;"),
+                    _ => replaced,
+                }
+            }
             Shape::Update | Shape::Move if otherwise.is_empty() => format!("{first};"),
             Shape::Update | Shape::Move => format!("{first}; IF NOT FOUND THEN {otherwise} END IF;"),
             Shape::UpdateEqual if mode == Mode::Strict => format!("{first}; IF NOT FOUND THEN {missing} END IF;"),
@@ -168,13 +186,18 @@ impl Target {
             .iter()
             .filter_map(|&i| Some(format!("{}={}", self.columns[i].name, param(i, place(i)?))))
             .collect();
-        format!(
-            "UPDATE {0} SET {1} WHERE {2}; IF NOT FOUND THEN {3}; END IF;",
-            self.own_rows,
-            sets.join(", "),
-            same.join(" AND "),
-            self.put(columns, &places, param)
-        )
+        // Only columns that cannot be updated: then it is only seen whether the row is there.
+        let sets = if sets.is_empty() { format!("{0}={0}", self.columns[self.key[0]].name) } else { sets.join(", ") };
+        let (same, put) = (same.join(" AND "), self.put(columns, &places, param));
+        let unmoved = self.unmoved(columns, param);
+        let insert = match unmoved.is_empty() {
+            true => format!("{put};"),
+            false => {
+                let replaced = self.replaced(columns, &format!(" WHERE {same}"), param);
+                format!("{replaced}; IF NOT FOUND THEN {put}; END IF;")
+            }
+        };
+        format!("UPDATE {} SET {sets} WHERE {same}{unmoved}; IF NOT FOUND THEN {insert} END IF;", self.own_rows)
     }
 
     fn put(&self, columns: &[usize], places: &[usize], param: Param<'_>) -> String {
@@ -217,7 +240,8 @@ impl Target {
         let sets = self.sets(takes, param);
         // Only columns that cannot be updated: then it is only seen whether the row is there.
         let sets = if sets.is_empty() { format!("{0}={0}", self.columns[self.key[0]].name) } else { sets };
-        format!("UPDATE {} SET {sets}{}", self.own_rows, self.by_key(takes.len(), param))
+        let unmoved = self.unmoved(takes, param);
+        format!("UPDATE {} SET {sets}{}{unmoved}", self.own_rows, self.by_key(takes.len(), param))
     }
 
     fn delete(&self, before: usize, param: Param<'_>) -> String {

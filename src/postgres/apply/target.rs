@@ -75,11 +75,13 @@ pub(super) struct Target {
     pub written: Vec<usize>,
     /// Indexes, in key order; empty for a table without a key.
     pub key: Vec<usize>,
-    /// `ON CONFLICT` may name the key's columns.
+    /// `ON CONFLICT` may name the key's columns, and updates all others.
     pub arbiter: bool,
     pub others: Vec<Unique>,
     /// It has columns of its own, which a row keeps as long as it lives.
     pub extra: bool,
+    /// Their names, but those that are generated.
+    pub own_columns: Vec<String>,
     /// `TRUNCATE` is possible: no foreign key refers to it, and we may.
     pub truncate: bool,
     /// Whether merged inserts have met rows that were there.
@@ -161,16 +163,19 @@ impl Target {
             return Ok(Err(format!("the key's column {} is generated here", columns[generated].name)));
         }
         let rel = format!("{}.{}", quote(&schema), quote(&relation));
-        let own = rows.iter().filter(|row| !row.get::<_, bool>(4)).count();
+        let is_own = |row: &&Row| !row.get::<_, bool>(4) && !numbers.contains(&row.get(6));
+        let own_columns: Vec<String> = rows.iter().filter(is_own).map(|row| row.get(0)).collect();
+        let pinned = written.iter().any(|i| columns[*i].always && !key.contains(i));
         Ok(Ok(Target {
             def: def.clone(),
             own_rows: if kind == "r" { format!("ONLY {rel}") } else { rel.clone() },
             rel,
-            extra: own > written.len(),
+            extra: !own_columns.is_empty(),
+            own_columns,
             columns,
             written,
             key,
-            arbiter,
+            arbiter: arbiter && !pinned,
             others,
             truncate,
             upsert: false,

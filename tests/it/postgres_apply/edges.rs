@@ -126,3 +126,56 @@ fn the_cursors_row_is_written_also_where_the_cursor_stays() {
     assert_eq!(db.rows("SELECT t.xmin = c.xmin FROM t, watershed.cursor c"), ["t"], "with the replay");
     assert_eq!(before[0].split('|').nth(1), after[0].split('|').nth(1), "it stays where it is");
 }
+
+/// An identity that is always generated can be inserted, and only so: a row in which it has changed is put in again, with what
+/// only this database knows of it.
+#[test]
+fn an_identity_outside_of_the_key_changes_with_its_row() {
+    for many in [false, true] {
+        let rows = if many { 300 } else { 6 };
+        let db = Database::new(
+            "CREATE TABLE ident(k int, id int GENERATED ALWAYS AS IDENTITY, v text, own text DEFAULT 'own', PRIMARY KEY (k));
+             CREATE TABLE loose(k int, id int GENERATED ALWAYS AS IDENTITY, v text)",
+        );
+        let of = [("k", 1), ("id", 0), ("v", 0)];
+        let (ident, loose) = (table("ident", &of), table("loose", &of.map(|(name, _)| (name, 0))));
+        let row = |k: i64, id: i64, v: &str| vec![int(k), int(id), text(v)];
+        let mut log = db.script();
+        for k in 0..rows {
+            log.one(&ident, &[insert(row(k, k, "new"))]);
+            log.one(&loose, &[insert(row(k, k, "new"))]);
+        }
+        let mut view = db.applier();
+        run(view.apply(&log.all())).expect("applies");
+        run(view.flush()).expect("is there");
+        db.sql("UPDATE ident SET own = 'kept'");
+        let before = log.last;
+        let partial = |k: i64, id: Value| vec![int(k), id, Value::UNCHANGED];
+        for k in 0..rows {
+            let change = match k % 6 {
+                0 => update(None, partial(k, int(1000 + k))),
+                1 => update(None, row(k, 1000 + k, "new")),
+                2 => insert(row(k, 1000 + k, "new")),
+                3 => update(Some(row(k, k, "new")), row(-k, 1000 + k, "new")),
+                4 => update(None, row(k, k, "same")),
+                _ => update(Some(row(k, k, "new")), vec![int(-k), int(1000 + k), Value::UNCHANGED]),
+            };
+            log.one(&ident, &[change]);
+            log.one(&loose, &[update(Some(row(k, k, "new")), row(k, 1000 + k, "changed"))]);
+        }
+        run(view.apply(&log.batch(before, log.last))).expect("applies");
+        run(view.flush()).expect("is there");
+        assert_eq!(view.lanes(), []);
+        let found = db.rows("SELECT k, id, v, own FROM ident ORDER BY abs(k)");
+        let expected: Vec<String> = (0..rows)
+            .map(|k| match k % 6 {
+                3 | 5 => format!("-{k}|{}|new|kept", 1000 + k),
+                4 => format!("{k}|{k}|same|kept"),
+                _ => format!("{k}|{}|new|kept", 1000 + k),
+            })
+            .collect();
+        assert_eq!(found, expected, "many: {many}");
+        let all = "SELECT count(*) FROM loose WHERE id = 1000 + k AND v = 'changed'";
+        assert_eq!(db.rows(all), [rows.to_string()], "many: {many}");
+    }
+}
