@@ -26,9 +26,9 @@ async fn node(
     Connection::open(&path)?.execute_batch(schema)?;
     let children = SendPolicy { selection: Selection::new(sends)?, ..SendPolicy::default() };
     let parent = parent.map(|address| Parent {
-        url: address.to_string(),
         retry_first: Duration::from_millis(100),
         retry_max: Duration::from_secs(1),
+        ..Parent::at(&address.to_string())
     });
     let listen: SocketAddr = ([127, 0, 0, 1], 0).into();
     let node = Node::start(Settings {
@@ -44,6 +44,8 @@ async fn node(
         feeds: Default::default(),
         mirrors: Default::default(),
         tokens: Vec::new(),
+        tls: None,
+        cors: Vec::new(),
     })
     .await?;
     let node = Arc::new(node);

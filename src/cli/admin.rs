@@ -2,11 +2,15 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, TcpConnector};
 use ureq::{Agent, Body, http};
 
+use super::admin_tls::Known;
 use super::exit::{Exit, ExitError};
 use crate::model::limits;
 use crate::node::config::Config;
@@ -35,8 +39,23 @@ impl Admin {
             .timeout_connect(Some(limits::ADMIN_CONNECT_TIMEOUT))
             .proxy(None)
             .build();
-        let base = format!("http://{}", config.node.listen);
-        Ok(Admin { base, token: token.trim().into(), file, agent: settings.into() })
+        let mut address = config.node.listen.0;
+        // A node that listens everywhere is asked on loopback.
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        let token = token.trim().into();
+        if config.node.tls.is_none() {
+            return Ok(Admin { base: format!("http://{address}"), token, file, agent: settings.into() });
+        }
+        let path = config.node.admin_certificate_path();
+        let known = Known::read(&path)
+            .map_err(|error| unreachable(&config.node.name, &file, &format!("{}: {error}", path.display())))?;
+        let agent =
+            Agent::with_parts(settings, ().chain(TcpConnector::default()).chain(known), DefaultResolver::default());
+        Ok(Admin { base: format!("https://{address}"), token, file, agent })
     }
 
     fn answered(&self, result: Result<http::Response<Body>, ureq::Error>) -> Result<Body, ExitError> {

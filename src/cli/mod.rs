@@ -1,6 +1,7 @@
 //! The command line: one file per command. Data goes to stdout, everything else to stderr.
 
 mod admin;
+mod admin_tls;
 mod check;
 mod completions;
 mod config;

@@ -36,7 +36,13 @@ pub(super) fn runtime() -> Result<Runtime, ExitError> {
 /// Starts a node and its HTTP server. A database that is locked is waited for; meanwhile the node is not ready.
 pub(super) async fn start(config: &Config) -> Result<Arc<Node>, ExitError> {
     let settings = Settings::from_config(config)?;
-    let listen = settings.listen;
+    let (listen, tls) = (settings.listen, settings.tls.clone());
+    if !listen.ip().is_loopback() && tls.is_none() {
+        tracing::warn!(
+            "the node listens on {listen} without TLS (allow_plaintext): tokens and data can be read by everybody on the way, unless \
+             an ingress before it speaks TLS"
+        );
+    }
     let mut waiting: Option<Waiting> = None;
     let started = Node::start_or(settings, |error| {
         let problem = format!(
@@ -47,7 +53,10 @@ pub(super) async fn start(config: &Config) -> Result<Arc<Node>, ExitError> {
         match &waiting {
             Some(waiting) => drop(waiting.problem.send_replace(problem)),
             // If the address is taken, the start ends with that error once the database is free.
-            None => waiting = Waiting::open(listen, problem).inspect_err(|error| tracing::warn!("{error}")).ok(),
+            None => {
+                waiting =
+                    Waiting::open(listen, tls.clone(), problem).inspect_err(|error| tracing::warn!("{error}")).ok()
+            }
         }
         true
     });
@@ -58,7 +67,8 @@ pub(super) async fn start(config: &Config) -> Result<Arc<Node>, ExitError> {
     let node = Arc::new(started?);
     match http::serve(node.clone(), listen).await {
         Ok(address) => {
-            tracing::info!("node {} runs and listens on {address}", node.shared.name);
+            let how = if tls.is_some() { " with TLS" } else { "" };
+            tracing::info!("node {} runs and listens on {address}{how}", node.shared.name);
             Ok(node)
         }
         Err(error) => {
@@ -107,6 +117,7 @@ impl Signals {
 /// Runs the node of a configuration until SIGINT or SIGTERM; a second one ends the process at once. SIGHUP reads the file
 /// again, and restarts the node in place if it is valid as a whole.
 pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
+    node::raise_open_files();
     let runtime = runtime()?;
     let done = runtime.block_on(async {
         let mut signals = Signals::new()?;
@@ -126,12 +137,13 @@ pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
                 }
                 (Err(error), None) => return Err(error),
             };
-            let path: PathBuf = config.path().into();
+            let (path, known): (PathBuf, _) = (config.path().into(), config.digest());
             let stop = loop {
                 if signals.next().await {
                     break true;
                 }
                 match reload(&path).await {
+                    Ok(reloaded) if renewed(&node, known, &reloaded) => {}
                     Ok(reloaded) => {
                         before = Some(std::mem::replace(&mut config, reloaded));
                         break false;
@@ -174,6 +186,17 @@ async fn start_unless_stopped(config: &Config, signals: &mut Signals) -> Option<
             None
         }
     }
+}
+
+/// Where only the certificate can be new it is exchanged, and everything goes on; true then.
+fn renewed(node: &Node, known: [u8; 32], reloaded: &Config) -> bool {
+    let Some(tls) = node.tls.as_ref().filter(|_| reloaded.digest() == known) else { return false };
+    if let Err(why) = tls.reload().and_then(|()| node.show_certificate().map_err(|error| error.to_string())) {
+        tracing::error!("error[WS-NODE-026]: the certificate is not read again, the one before stays: {why}");
+        return true;
+    }
+    tracing::info!("node {} shows the certificate as it is in its file now", node.shared.name);
+    true
 }
 
 async fn reload(path: &std::path::Path) -> Result<Config, ExitError> {

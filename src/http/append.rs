@@ -90,7 +90,7 @@ pub async fn append(
         Ok(Query(options)) => options,
         Err(refused) => return *bad(&refused.body_text(), "give match_position, partition or split, or nothing"),
     };
-    let body = match read(&headers, body).await {
+    let body = match read(body).await {
         Ok(body) => body,
         Err(refused) => return *refused,
     };
@@ -104,19 +104,8 @@ pub async fn append(
     }
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+async fn read(body: Body) -> Result<Bytes, Refusal> {
     let max = limits::FEED_CALL_BYTES_MAX;
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|value| value.as_bytes() != b"identity") {
-        let message = format!("the body is encoded ({encoding:?})");
-        let fix = "send it as it is, without Content-Encoding";
-        return Err(Box::new(error(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "WS-FEED-012",
-            &message,
-            "bodies are not unpacked",
-            fix,
-        )));
-    }
     match tokio::time::timeout(limits::HTTP_BODY_TIMEOUT, collect(body, max)).await {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => Err(too_large("the call", max)),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::allowed;
-use super::server::{Shared, error, no_log, refusal};
+use super::server::{Shared, error, no_log, refusal, unread};
 use crate::model::{Cursor, limits};
 use crate::node::feeds::{Consumer, ConsumerError, Feed, joined};
 use crate::node::{Node, Right};
@@ -122,16 +122,17 @@ pub async fn set(
         Err(refused) => return *refused,
         Ok(feed) => feed,
     };
-    let bad = |message: &str| {
+    let wrong = |(code, message): (StatusCode, String)| {
         let fix = "send {\"cursor\": …} with a cursor as it came with an entry";
-        error(StatusCode::BAD_REQUEST, "WS-FEED-027", message, "nothing was changed", fix)
+        error(code, "WS-FEED-027", &message, "nothing was changed", fix)
     };
+    let bad = |message: &str| wrong((StatusCode::BAD_REQUEST, message.to_owned()));
     if name.is_empty() || name.len() > limits::NAME_BYTES_MAX || name.chars().any(char::is_control) {
         return bad(&format!("{name:?} cannot be a consumer's name"));
     }
     let place = match place {
         Ok(Json(place)) => place,
-        Err(refused) => return bad(&refused.body_text()),
+        Err(refused) => return wrong(unread(&refused)),
     };
     let cursors: Result<Vec<Cursor>, _> = place.cursor.split(',').map(str::parse).collect();
     let cursors = match cursors {

@@ -18,8 +18,10 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::access;
+use super::guard::local_only;
+use super::listener::Served;
 use super::server::{ServeError, not_allowed, not_found};
+use crate::model::limits;
 use crate::node::events::{DestinationStatus, Overview};
 
 type Gauges = Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>;
@@ -43,14 +45,10 @@ pub async fn serve_events(
         .route("/metrics", get(metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .layer(middleware::from_fn(access::local_only))
+        .layer(middleware::from_fn(local_only))
         .with_state(overview);
-    tokio::spawn(async move {
-        let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(error) = served.await {
-            tracing::error!("error[WS-HTTP-020]: the HTTP server ended: {error}");
-        }
-    });
+    let served = Served { app, tls: None, traffic: Arc::default(), stop, drain: limits::HTTP_DRAIN_MAX };
+    tokio::spawn(served.run(listener));
     Ok(bound)
 }
 

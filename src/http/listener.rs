@@ -1,89 +1,240 @@
-//! Connections that end with the node, also when their other end neither asks nor reads.
+//! Accepts connections, within bounds, and serves HTTP/1 on them until the node stops.
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{Request, StatusCode};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
 
-/// A listener whose connections break once `end` is cancelled.
-pub struct Ending {
-    /// Bound.
-    pub listener: TcpListener,
-    /// Ends every connection.
-    pub end: CancellationToken,
+use super::answer::{Answer, NOT_TLS, TOO_MANY};
+use super::connection::{Connection, UnderWay};
+use super::wire::Wire;
+use crate::model::limits;
+use crate::node::{ServerTls, Traffic, open_files};
+
+/// Between attempts to accept when there are no files left.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// What a listener serves.
+#[derive(Clone)]
+pub(super) struct Served {
+    /// What answers.
+    pub app: Router,
+    /// The certificate; without one it is plain HTTP.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Who counts.
+    pub traffic: Arc<Traffic>,
+    /// Ends the listening at once, and connections when what is under way on them is done.
+    pub stop: CancellationToken,
+    /// Ends all connections, done or not, so long after `stop`.
+    pub drain: Duration,
 }
 
-/// A connection of an [`Ending`] listener.
-pub struct EndingStream {
-    stream: TcpStream,
-    end: [Pin<Box<WaitForCancellationFutureOwned>>; 2],
+/// The bounds of one listener.
+struct Bounds {
+    places: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
 }
 
-impl Listener for Ending {
-    type Io = EndingStream;
-    type Addr = SocketAddr;
+impl Bounds {
+    /// By what the process may open.
+    fn new() -> Bounds {
+        let allowed = open_files().map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+        let share = allowed / 100 * limits::HTTP_CONNECTIONS_SHARE;
+        let places = share.clamp(1, limits::HTTP_CONNECTIONS_MAX);
+        Bounds {
+            places: Arc::new(Semaphore::new(places)),
+            handshakes: Arc::new(Semaphore::new(limits::HTTP_HANDSHAKES_MAX)),
+            turned_away: Arc::new(Semaphore::new(limits::HTTP_TURNED_AWAY_MAX.min(allowed / 20).max(1))),
+        }
+    }
+}
 
-    async fn accept(&mut self) -> (EndingStream, SocketAddr) {
-        let (stream, address) = Listener::accept(&mut self.listener).await;
+impl Served {
+    /// Serves until it is stopped; returns when the last connection has ended.
+    pub(super) async fn run(self, listener: TcpListener) {
+        let (bounds, tasks, end) = (Bounds::new(), TaskTracker::new(), CancellationToken::new());
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, from)) => self.accepted(stream, from, &bounds, &tasks, &end),
+                // Somebody who has gone again.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!("no connection can be accepted at the moment: {error}");
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                }
+            }
+        }
+        drop(listener);
+        tasks.close();
+        // Answers under way are finished; whoever has not asked, or does not read, is waited for no longer.
+        let drained = timeout(self.drain, tasks.wait()).await;
+        end.cancel();
+        if drained.is_err() {
+            tasks.wait().await;
+        }
+    }
+
+    fn accepted(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+        bounds: &Bounds,
+        tasks: &TaskTracker,
+        end: &CancellationToken,
+    ) {
         // Heartbeats and small transactions leave at once.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!("TCP_NODELAY: {error}");
         }
-        let end = || Box::pin(self.end.clone().cancelled_owned());
-        (EndingStream { stream, end: [end(), end()] }, address)
+        let Ok(place) = bounds.places.clone().try_acquire_owned() else {
+            Traffic::count(&self.traffic.turned_away);
+            // When there are too many of these, too, the connection is closed without a word.
+            if let Ok(told) = bounds.turned_away.clone().try_acquire_owned() {
+                let (served, end) = (self.clone(), end.clone());
+                tasks.spawn(async move {
+                    let telling = async {
+                        if let Ok(wire) = served.wire(stream).await {
+                            say(wire, &TOO_MANY).await;
+                        }
+                    };
+                    tokio::select! {
+                        _ = timeout(limits::HTTP_TURNED_AWAY_TIMEOUT, telling) => {}
+                        () = end.cancelled() => {}
+                    }
+                    drop(told);
+                });
+            }
+            return;
+        };
+        let (served, end, handshakes) = (self.clone(), end.clone(), bounds.handshakes.clone());
+        tasks.spawn(async move {
+            let wire = if served.tls.is_none() {
+                Wire::Plain(stream)
+            } else {
+                let Ok(_shaking) = handshakes.try_acquire() else {
+                    return Traffic::count(&served.traffic.turned_away);
+                };
+                let shaken = tokio::select! {
+                    shaken = timeout(limits::HTTP_HANDSHAKE_TIMEOUT, served.wire(stream)) => shaken,
+                    () = end.cancelled() => return,
+                };
+                match shaken {
+                    Ok(Ok(wire)) => wire,
+                    Ok(Err(error)) => return tracing::debug!("TLS with {from}: {error}"),
+                    Err(_) => return Traffic::count(&served.traffic.late),
+                }
+            };
+            let connection = Connection::new(wire, from, &end, served.traffic.clone(), place);
+            served.converse(connection, from).await;
+        });
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Shakes hands, where TLS is spoken.
+    async fn wire(&self, stream: TcpStream) -> io::Result<Wire> {
+        let Some(tls) = &self.tls else { return Ok(Wire::Plain(stream)) };
+        let mut first = [0];
+        // A TLS record never begins with a letter, a request always does.
+        if stream.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
+            let _ = timeout(limits::HTTP_TURNED_AWAY_TIMEOUT, say(Wire::Plain(stream), &NOT_TLS)).await;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP came"));
+        }
+        Ok(Wire::Tls(Box::new(TlsAcceptor::from(tls.config()).accept(stream).await?)))
     }
-}
 
-impl EndingStream {
-    /// Breaks once the node has ended. Reading (0) and writing (1) are waited for by different tasks.
-    fn check(&mut self, half: usize, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.end[half].as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the node has stopped")),
-            Poll::Pending => Ok(()),
+    async fn converse(self, connection: Connection, from: SocketAddr) {
+        let (requests, app) = (connection.requests(), self.app);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let under_way = UnderWay::begin(&requests);
+            let answering = app.clone().call(request);
+            async move {
+                let response = answering.await?;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    under_way.for_ever();
+                    return Ok::<_, std::convert::Infallible>(
+                        response.map(|body| Answering { body, _under_way: None }),
+                    );
+                }
+                Ok(response.map(|body| Answering { body, _under_way: Some(under_way) }))
+            }
+        });
+        let mut http = http1::Builder::new();
+        // The connection itself looks at the time.
+        http.header_read_timeout(None)
+            .max_header_size(limits::HTTP_HEAD_BYTES_MAX)
+            .max_buf_size(limits::HTTP_BUFFER_BYTES_MAX);
+        let conversing = http.serve_connection(TokioIo::new(connection), service).with_upgrades();
+        let mut conversing = pin!(conversing);
+        let ended = tokio::select! {
+            ended = conversing.as_mut() => ended,
+            () = self.stop.cancelled() => {
+                conversing.as_mut().graceful_shutdown();
+                conversing.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!("the connection of {from} ended: {error}");
         }
     }
 }
 
-impl AsyncRead for EndingStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.check(0, cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+/// An answer whose request is under way until it has been given away.
+struct Answering {
+    body: Body,
+    _under_way: Option<UnderWay>,
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
-impl AsyncWrite for EndingStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(1, cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check(1, cx)?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+/// Says it, and waits a moment until the other end has read it: what is closed with something unread is not read.
+async fn say(mut wire: Wire, answer: &Answer) {
+    let saying = async {
+        wire.write_all(&answer.bytes()).await?;
+        wire.shutdown().await?;
+        let (mut rest, mut left) = ([0; 1024], 64);
+        while left > 0 && wire.read(&mut rest).await? > 0 {
+            left -= 1;
+        }
+        Ok::<_, io::Error>(())
+    };
+    if let Err(error) = saying.await {
+        tracing::debug!("{error}");
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::allowed;
-use super::server::{Shared, absent, error, no_log};
+use super::server::{Shared, absent, error, no_log, unread};
 use crate::model::{Position, limits};
 use crate::node::feeds::{Feed, FeedSpec, joined};
 use crate::node::{Node, Right, Status};
@@ -83,13 +83,14 @@ pub async fn create(State(node): Shared, headers: HeaderMap, new: Result<Json<Ne
     if let Err(refused) = allowed(&node, &headers, &Right::Operate, false) {
         return *refused;
     }
-    let bad = |message: &str| {
+    let wrong = |(code, message): (StatusCode, String)| {
         let fix = "send {\"name\":\"orders\"}, and perhaps partitions, append, retain_ms, retain_bytes";
-        error(StatusCode::BAD_REQUEST, "WS-FEED-021", message, "no log was made", fix)
+        error(code, "WS-FEED-021", &message, "no log was made", fix)
     };
+    let bad = |message: &str| wrong((StatusCode::BAD_REQUEST, message.to_owned()));
     let new = match new {
         Ok(Json(new)) => new,
-        Err(refused) => return bad(&refused.body_text()),
+        Err(refused) => return wrong(unread(&refused)),
     };
     let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let length = 1..=limits::NAME_BYTES_MAX;
@@ -128,7 +129,8 @@ pub async fn trim(State(node): Shared, Path(log): Path<String>, trim: Result<Jso
         Ok(Json(trim)) => trim,
         Err(refused) => {
             let fix = "send {\"upto\": POSITION}, and the partition where there are several";
-            return error(StatusCode::BAD_REQUEST, "WS-FEED-021", &refused.body_text(), "nothing was removed", fix);
+            let (code, message) = unread(&refused);
+            return error(code, "WS-FEED-021", &message, "nothing was removed", fix);
         }
     };
     match feed.trim(trim.partition.unwrap_or(0), Position(trim.upto)).await {
@@ -152,7 +154,8 @@ pub async fn retain(State(node): Shared, Path(log): Path<String>, keep: Result<J
         Ok(Json(keep)) => keep,
         Err(refused) => {
             let fix = "send {\"retain_ms\": N, \"retain_bytes\": N}, or one of them";
-            return error(StatusCode::BAD_REQUEST, "WS-FEED-021", &refused.body_text(), "nothing was changed", fix);
+            let (code, message) = unread(&refused);
+            return error(code, "WS-FEED-021", &message, "nothing was changed", fix);
         }
     };
     match tokio::task::block_in_place(|| feed.keep(keep.retain_ms, keep.retain_bytes)) {

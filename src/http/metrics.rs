@@ -1,6 +1,6 @@
 //! `/metrics`, in Prometheus' text format: a registry per request, filled from the status.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -12,18 +12,32 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::server::Shared;
-use crate::node::Status;
+use crate::node::{Status, Traffic};
 
 type ByName = Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>;
 
 /// `GET /metrics`.
 pub async fn metrics(State(node): Shared) -> Response {
     let mut text = String::new();
-    if encode(&mut text, &registry(&Status::of(&node.shared))).is_err() {
+    let mut registry = registry(&Status::of(&node.shared));
+    connections(&mut registry, &node.traffic);
+    if encode(&mut text, &registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
+}
+
+fn connections(registry: &mut Registry, traffic: &Traffic) {
+    let open = ConstGauge::new(traffic.open.load(Relaxed) as f64);
+    registry.register("http_connections", "Connections that are open", open);
+    let mut counter = |name: &str, help: &str, value: &AtomicU64| {
+        registry.register(name, help, ConstCounter::new(value.load(Relaxed)));
+    };
+    counter("http_turned_away", "Connections turned away because there were too many", &traffic.turned_away);
+    counter("http_cut_off", "Connections cut off because they took nothing of their answer", &traffic.cut_off);
+    counter("http_late", "Requests and TLS handshakes that did not arrive in time", &traffic.late);
+    counter("http_limited", "Requests refused because their token asks too much", &traffic.limited);
 }
 
 fn registry(status: &Status) -> Registry {

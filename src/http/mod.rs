@@ -1,17 +1,22 @@
 //! HTTP: health, status, metrics, the log for readers, orders of operators, and the upgrade to links.
 
 mod access;
+mod answer;
 mod append;
+mod connection;
 mod consumers;
 mod entries;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod events;
+mod guard;
 mod listener;
 mod logs;
+mod metered;
 mod metrics;
 mod operate;
 mod server;
 mod waiting;
+mod wire;
 
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 pub use events::serve_events;

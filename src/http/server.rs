@@ -4,22 +4,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use axum::{Router, middleware};
 use serde_json::json;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-use super::listener::Ending;
+use super::guard::Guard;
+use super::listener::Served;
 use super::{access, append, consumers, entries, logs, metrics, operate};
 use crate::model::limits;
-use crate::node::{Node, Status, Tree, ready};
+use crate::node::{Node, Right, Status, Tree, ready};
 use crate::peer::{Serving, Timing};
 
 /// The HTTP server could not start.
@@ -40,31 +43,22 @@ pub async fn serve(node: Arc<Node>, address: SocketAddr) -> Result<SocketAddr, S
     let failed = |source| ServeError { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    let stop = node.shared.stop.clone();
-    let app = router(node.clone());
-    node.shared.tasks.spawn(async move {
-        let end = CancellationToken::new();
-        let ending = Ending { listener, end: end.clone() };
-        let told = stop.clone();
-        let served = axum::serve(ending, app).with_graceful_shutdown(async move { told.cancelled().await });
-        // Answers under way are finished; whoever has not asked, or does not read, is waited for no longer.
-        let last = async {
-            stop.cancelled().await;
-            tokio::time::sleep(limits::HTTP_DRAIN_MAX).await;
-            end.cancel();
-            std::future::pending().await
-        };
-        tokio::select! {
-            served = served.into_future() => if let Err(error) = served {
-                tracing::error!("error[WS-HTTP-001]: the HTTP server ended: {error}");
-            },
-            () = last => {}
-        }
-    });
+    if !bound.ip().is_loopback() && node.tokens.is_empty() {
+        return Err(failed(std::io::Error::other("beyond loopback tokens are needed, and none are listed")));
+    }
+    let guard = Arc::new(Guard { node: node.clone(), local: bound.ip().is_loopback() });
+    let served = Served {
+        app: router(node.clone(), guard),
+        tls: node.tls.clone(),
+        traffic: node.traffic.clone(),
+        stop: node.shared.stop.clone(),
+        drain: limits::HTTP_DRAIN_MAX,
+    };
+    node.shared.tasks.spawn(served.run(listener));
     Ok(bound)
 }
 
-fn router(node: Arc<Node>) -> Router {
+fn router(node: Arc<Node>, guard: Arc<Guard>) -> Router {
     let orders = Router::new()
         .route("/v1/sources/{name}/{order}", post(operate::source))
         .route("/v1/peers/{name}/{order}", post(operate::peer))
@@ -91,7 +85,8 @@ fn router(node: Arc<Node>) -> Router {
         .merge(orders)
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .layer(middleware::from_fn(access::local_only))
+        .layer(DefaultBodyLimit::max(limits::HTTP_ORDER_BYTES_MAX))
+        .layer(from_fn_with_state(guard, super::guard::guard))
         .with_state(node)
 }
 
@@ -103,16 +98,35 @@ async fn tree(State(node): Shared) -> Json<Tree> {
     Json(Tree::of(&node.shared))
 }
 
-async fn readyz(State(node): Shared) -> Response {
-    let (ready, problems) = ready(&node.shared);
+async fn readyz(State(node): Shared, headers: HeaderMap) -> Response {
+    let (ready, mut problems) = ready(&node.shared);
+    // Who only wants to know whether it is ready learns no names.
+    if access::allowed(&node, &headers, &Right::Metrics, true).is_err() {
+        problems.clear();
+    }
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(json!({ "schema": 1, "ready": ready, "problems": problems }))).into_response()
 }
 
-async fn peer(State(node): Shared, upgrade: WebSocketUpgrade) -> Response {
+async fn peer(
+    State(node): Shared,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let token = match access::linker(&node, &headers) {
+        Ok(token) => token,
+        Err(refused) => return *refused,
+    };
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(refused) => {
+            let fix = "nodes link here ([parent] url); readers use /v1/logs";
+            return error(refused.status(), "WS-HTTP-027", &refused.body_text(), "this is for WebSockets", fix);
+        }
+    };
     let serving =
         Serving { stop: node.shared.stop.clone(), tasks: node.shared.tasks.clone(), timing: Timing::default() };
-    crate::peer::serve_peer(upgrade, node.host(), serving)
+    crate::peer::serve_peer(upgrade, node.host(token), serving)
 }
 
 pub(super) async fn not_found(request: Request) -> Response {
@@ -130,6 +144,16 @@ pub(super) async fn not_allowed(request: Request) -> Response {
     let message = format!("{} is not answered with {}", request.uri().path(), request.method());
     let why = "reading is GET, orders are POST";
     error(StatusCode::METHOD_NOT_ALLOWED, "WS-HTTP-013", &message, why, "see the `allow` header")
+}
+
+/// A body of JSON that was not read: the status, and what happened.
+pub fn unread(refused: &JsonRejection) -> (StatusCode, String) {
+    match refused.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            (StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {} bytes", limits::HTTP_ORDER_BYTES_MAX))
+        }
+        _ => (StatusCode::BAD_REQUEST, refused.body_text()),
+    }
 }
 
 /// There is no log of that name.

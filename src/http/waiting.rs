@@ -1,7 +1,8 @@
 //! What a node answers while it waits for its database.
 
-use std::future::IntoFuture;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,9 +14,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::access;
-use super::listener::Ending;
+use super::guard::local_only;
+use super::listener::Served;
 use super::server::{ServeError, error};
+use crate::node::ServerTls;
 
 /// A node that is starting: it is healthy, not ready, and says what it waits for.
 pub struct Waiting {
@@ -27,29 +29,21 @@ pub struct Waiting {
 
 impl Waiting {
     /// Binds the address and answers until it is closed; must be called on a runtime.
-    pub fn open(address: SocketAddr, problem: String) -> Result<Waiting, ServeError> {
+    pub fn open(address: SocketAddr, tls: Option<Arc<ServerTls>>, problem: String) -> Result<Waiting, ServeError> {
         let failed = |source| ServeError { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let end = CancellationToken::new();
-        let ending = Ending { listener, end: end.clone() };
         let (problem, told) = watch::channel(problem);
         let router = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
             .fallback(later)
-            .layer(middleware::from_fn(access::local_only))
             .with_state(told);
-        let stop = end.clone();
-        let task = tokio::spawn(async move {
-            tokio::select! {
-                served = axum::serve(ending, router).into_future() => if let Err(error) = served {
-                    tracing::error!("the HTTP server ended: {error}");
-                },
-                () = stop.cancelled() => {}
-            }
-        });
+        let app = if address.ip().is_loopback() { router.layer(middleware::from_fn(local_only)) } else { router };
+        let served = Served { app, tls, traffic: Arc::default(), stop: end.clone(), drain: Duration::ZERO };
+        let task = tokio::spawn(served.run(listener));
         Ok(Waiting { problem, end, task })
     }
 

@@ -354,3 +354,31 @@ pub const TABLE_INDEXES_MAX: usize = 64;
 pub const INDEX_COLUMNS_MAX: usize = 32;
 /// Of an index that columns do not tell all of, the words that people are shown.
 pub const INDEX_TEXT_BYTES_MAX: usize = 1_000;
+/// Connections that a node has open over HTTP, links and readers included; fewer where the process may open fewer files.
+pub const HTTP_CONNECTIONS_MAX: usize = 20_000;
+/// Of the files that the process may open, connections get so many of a hundred.
+pub const HTTP_CONNECTIONS_SHARE: usize = 75;
+/// TLS handshakes under way; who comes beyond them is turned away at once.
+pub const HTTP_HANDSHAKES_MAX: usize = 2_000;
+/// How long a TLS handshake may take.
+pub const HTTP_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request's head may take from its first byte to its last.
+pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The lines and headers of a request.
+pub const HTTP_HEAD_BYTES_MAX: usize = 32 << 10;
+/// What a connection has in memory of an answer that has not been taken, one piece aside.
+pub const HTTP_BUFFER_BYTES_MAX: usize = 128 << 10;
+/// A connection on which nobody asks for anything is closed after this.
+pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(75);
+/// A connection that takes nothing of its answer for so long is cut off.
+pub const HTTP_STALL_MAX: Duration = Duration::from_secs(30);
+/// Connections beyond the limit that are told so; further ones are closed without a word.
+pub const HTTP_TURNED_AWAY_MAX: usize = 256;
+/// How long telling them may take.
+pub const HTTP_TURNED_AWAY_TIMEOUT: Duration = Duration::from_secs(2);
+/// A file with certificates.
+pub const CERTIFICATES_BYTES_MAX: u64 = 1 << 20;
+/// Origins that may use a node from a browser.
+pub const CORS_ORIGINS_MAX: usize = 100;
+/// The body of an order, or of a consumer's cursor.
+pub const HTTP_ORDER_BYTES_MAX: usize = 64 << 10;

@@ -30,11 +30,19 @@ impl Folder {
     }
 
     fn write_token(&self) -> std::io::Result<()> {
-        let new = self.path.join("admin.token.new");
+        self.write("admin.token", format!("{}\n", self.admin_token).as_bytes())
+    }
+
+    /// Leaves the certificate (DER) by which commands on this machine know the node.
+    pub fn write_certificate(&self, certificate: &[u8]) -> std::io::Result<()> {
+        self.write("admin.certificate", certificate)
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> std::io::Result<()> {
+        let new = self.path.join(format!("{name}.new"));
         let _ = fs::remove_file(&new);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        writeln!(file, "{}", self.admin_token)?;
-        fs::rename(new, self.path.join("admin.token"))
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?.write_all(content)?;
+        fs::rename(new, self.path.join(name))
     }
 
     /// The folder cannot be used.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::outgoing::LogOutgoing;
 use super::replaced::Replaced;
+use super::rights::{Token, check_name};
 use super::shared::{Link, Shared};
 use crate::log::{Append, AppendError, Draft};
 use crate::model::{CodecError, Cursor, Fingerprint, LinkId, Timestamp};
@@ -27,9 +28,9 @@ pub(super) const NAMED_TWICE: &str = "WS-NODE-001";
 
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
-/// Implements [`Host`] over the node's shared state.
+/// Implements [`Host`] over the node's shared state, for whoever showed that token, where one was asked for.
 #[derive(Clone)]
-pub struct NodeHost(pub Arc<Shared>);
+pub struct NodeHost(pub Arc<Shared>, pub Option<Token>);
 
 fn unreadable(error: &CodecError) -> Refusal {
     refusal("WS-NODE-006", format!("an entry is not readable: {error}"), false)
@@ -233,6 +234,7 @@ impl Host for NodeHost {
     }
 
     async fn admit(&self, role: Role, peer: &Hello) -> Result<(), Refusal> {
+        check_name(self.1.as_ref(), &peer.node.name, &self.0.name)?;
         let checked = self
             .check_names(role, peer)
             .and_then(|()| self.check_two_way(role, &peer.node, &peer.offers))

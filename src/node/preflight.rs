@@ -6,7 +6,7 @@ use super::policy::Policy;
 use super::settings::{Exit, NodeError, Settings};
 use super::store::Store;
 use crate::model::{Epoch, LinkId, LogId, TableDef, TableName};
-use crate::peer::{Hello, NodeRef, Offer, ParentUrl, Refusal, Role, probe};
+use crate::peer::{Hello, NodeRef, Offer, Refusal, Role, probe};
 use crate::stream::Owner;
 use crate::view::{Ids, InspectedTable, StrayIds};
 
@@ -227,7 +227,8 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
         }
         NodeError::new("WS-NODE-019", exit, what, refusal.why(), refusal.advice())
     };
-    let url = ParentUrl::parse(&parent.url).map_err(|error| refused(Exit::Configuration, &error))?;
+    let dial = parent.dial().map_err(|error| refused(Exit::Configuration, &error))?;
+    let url = dial.url.clone();
     let node = NodeRef { name: settings.name.clone().into(), log: LogId::draw() };
     let policy = &settings.policy;
     let offer = |table: &Arc<TableDef>| Offer {
@@ -248,7 +249,7 @@ pub async fn probe_parent(settings: &Settings, preflight: &Preflight) -> Result<
         received: None,
         mirrors: true,
     };
-    let answer = probe(&url, hello).await;
+    let answer = probe(&dial, hello).await;
     if answer.as_ref().is_err_and(|refusal| &*refusal.code == super::host::NAMED_TWICE)
         && super::folder::is_taken(&settings.data_dir)
     {

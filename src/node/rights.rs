@@ -1,8 +1,13 @@
 //! Who may do what over HTTP.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
+
+use super::rate::{Rate, RateLimit};
+use crate::peer::Refusal;
 
 /// What a token may do; a name of `*` means all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,12 +75,24 @@ pub struct Token {
     pub name: Box<str>,
     secret: [u8; 32],
     may: Vec<Right>,
+    /// How much it may ask for, if that is limited.
+    pub rate: Option<Arc<Rate>>,
 }
 
 impl Token {
     /// With its rights.
     pub fn new(name: &str, secret: &str, may: Vec<Right>) -> Token {
-        Token { name: name.into(), secret: Sha256::digest(secret).into(), may }
+        Token { name: name.into(), secret: Sha256::digest(secret).into(), may, rate: None }
+    }
+
+    /// The same, which may ask for so much.
+    pub fn limited(self, limit: Option<RateLimit>) -> Token {
+        Token { rate: limit.map(|limit| Arc::new(Rate::new(limit, Instant::now()))), ..self }
+    }
+
+    /// Whether it is a node's.
+    pub fn is_peer(&self) -> bool {
+        self.may.iter().any(|right| matches!(right, Right::Peer(_)))
     }
 
     /// Whether that is its secret, in a time that does not depend on where they differ.
@@ -87,6 +104,20 @@ impl Token {
     pub fn may(&self, wanted: &Right) -> bool {
         self.may.iter().any(|have| have.covers(wanted))
     }
+}
+
+/// Whoever links with `here` is who its token says, where one was asked for.
+///
+/// # Errors
+/// It has another name.
+pub(super) fn check_name(token: Option<&Token>, name: &str, here: &str) -> Result<(), Refusal> {
+    let Some(token) = token.filter(|token| !token.may(&Right::Peer(name.into()))) else { return Ok(()) };
+    let message = format!(
+        "the token {:?} is not of the node {name:?} / why: it lacks the right \"peer:{name}\" / do: correct [node] name there, or \
+         give the node a token of its own: `watershed token new {name} --may peer:{name}`, listed at {here:?}",
+        token.name
+    );
+    Err(Refusal { code: "WS-NODE-025".into(), message, retryable: false })
 }
 
 /// The digest by which tokens are compared.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::book::Book;
 use super::capture::{CaptureCommand, Capturing};
+use super::certificate::ServerTls;
 use super::copies;
 use super::database::{ApplyState, Applying, Command, Database, Whose, other_log};
 use super::feeds::Feeds;
@@ -22,11 +23,12 @@ use super::settings::{DatabaseSettings, Exit, NodeError, Parent, Settings};
 use super::shared::{Shared, SharedParts};
 use super::standby;
 use super::store::{CaptureFor, Store};
+use super::traffic::Traffic;
 use super::uncaptured::Uncaptured;
 use crate::log::segments::{Retention, SegmentLog, SegmentOptions};
 use crate::log::{Append, Capture, Log};
 use crate::model::{LinkId, TableDef, limits};
-use crate::peer::{ParentUrl, Retry, run_child};
+use crate::peer::{Retry, run_child};
 use crate::view::LaneView;
 
 /// A running node.
@@ -42,6 +44,12 @@ pub struct Node {
     pub feeds: Arc<Feeds>,
     /// Who may do what over HTTP.
     pub tokens: Vec<Token>,
+    /// The certificate with which it speaks TLS.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Origins whose pages may use it from a browser.
+    pub cors: Vec<Box<str>>,
+    /// What is counted of its connections.
+    pub traffic: Arc<Traffic>,
 }
 
 /// A database that is about to be followed.
@@ -109,7 +117,11 @@ impl Node {
             segments,
             feeds,
             tokens: settings.tokens,
+            tls: settings.tls,
+            cors: settings.cors,
+            traffic: Arc::default(),
         };
+        node.show_certificate().map_err(|error| node.folder.unusable(&error))?;
         if let (Some(opened), Some(database)) = (opened, &settings.database) {
             node.start_database(opened, database, receiver)?;
         }
@@ -128,8 +140,8 @@ impl Node {
     fn dial(&self, parent: Option<&Parent>) -> Result<(), NodeError> {
         let Some(parent) = parent else { return Ok(()) };
         let retry = Retry { first: parent.retry_first, max: parent.retry_max };
-        let host = Arc::new(NodeHost(self.shared.clone()));
-        let url = ParentUrl::parse(&parent.url).map_err(|refusal| {
+        let host = Arc::new(NodeHost(self.shared.clone(), None));
+        let url = parent.dial().map_err(|refusal| {
             let why = "the parent cannot be dialled at that address";
             NodeError::new("WS-CFG-020", Exit::Configuration, refusal, why, "correct [parent] url")
         })?;
@@ -170,9 +182,17 @@ impl Node {
         Ok(())
     }
 
-    /// The node as links see it.
-    pub fn host(&self) -> Arc<NodeHost> {
-        Arc::new(NodeHost(self.shared.clone()))
+    /// Leaves the certificate that is shown now for commands on this machine.
+    ///
+    /// # Errors
+    /// The data folder cannot be written.
+    pub fn show_certificate(&self) -> std::io::Result<()> {
+        self.tls.as_ref().map_or(Ok(()), |tls| self.folder.write_certificate(&tls.certificate()))
+    }
+
+    /// The node as links see it, of whoever showed that token (`None`: none was asked for).
+    pub fn host(&self, token: Option<Token>) -> Arc<NodeHost> {
+        Arc::new(NodeHost(self.shared.clone(), token))
     }
 
     /// Stops every task, in order: what has been logged stays logged, what has not stays where it was.
@@ -360,7 +380,7 @@ fn refresh_tables(shared: &Arc<Shared>, store: &Store, runtime: &Handle) {
                 changed
             });
             if changed {
-                let host = NodeHost(shared.clone());
+                let host = NodeHost(shared.clone(), None);
                 runtime.block_on(host.announce_offers());
             }
         }

@@ -168,7 +168,7 @@ impl Serving {
         if let Some(lane) = other {
             return Err(format!("the table is not whole there: it {}", doing(&lane.state)).into());
         }
-        let host = super::host::NodeHost(shared.clone());
+        let host = super::host::NodeHost(shared.clone(), None);
         let generation = shared.book.get(peer).map_or(1, |known| known.generation);
         let offers = host.offers(role, peer, sieve, generation).map_err(|refusal| refusal.to_string())?;
         let under = offers.into_iter().find(|offer| offer.table.name == table).ok_or("it is not selected")?.under;

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use super::certificate::ServerTls;
 use super::feeds::{FeedSpec, MirrorSettings};
 use super::policy::Policy;
 use super::rights::Token;
 use super::store::Store;
 use crate::model::limits;
+use crate::peer::{Dial, ParentUrl, Refusal};
 use crate::stream::Selection;
 use crate::view::Ids;
 
@@ -21,7 +24,7 @@ pub struct Settings {
     pub name: String,
     /// Its data folder; created if missing.
     pub data_dir: PathBuf,
-    /// Where it serves HTTP and links; loopback only.
+    /// Where it serves HTTP and links; beyond loopback only with tokens.
     pub listen: SocketAddr,
     /// Its parent.
     pub parent: Option<Parent>,
@@ -41,17 +44,54 @@ pub struct Settings {
     pub mirrors: BTreeMap<String, MirrorSettings>,
     /// Who may do what over HTTP. Where there are none, everybody on this machine may append to feeds and read them.
     pub tokens: Vec<Token>,
+    /// The certificate with which it speaks TLS; without one it does not.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Origins whose pages may use it from a browser.
+    pub cors: Vec<Box<str>>,
 }
 
 /// How the parent is dialled.
 #[derive(Clone, Debug)]
 pub struct Parent {
-    /// `ws://HOST:PORT`, or a bare HOST:PORT.
+    /// `wss://HOST:PORT`, `ws://HOST:PORT`, or a bare HOST:PORT.
     pub url: String,
+    /// What this node shows there.
+    pub token: Option<Secret>,
+    /// A PEM file with whoever signed the parent's certificate; else those whom the system knows.
+    pub ca_file: Option<PathBuf>,
+    /// Beyond loopback, `ws://` is dialled all the same.
+    pub allow_plaintext: bool,
     /// Before the second attempt.
     pub retry_first: Duration,
     /// Between attempts at most.
     pub retry_max: Duration,
+}
+
+impl Parent {
+    /// There, without a token, with the usual waits.
+    pub fn at(url: &str) -> Parent {
+        let (retry_first, retry_max) = (Duration::from_millis(500), Duration::from_secs(30));
+        Parent { url: url.into(), token: None, ca_file: None, allow_plaintext: false, retry_first, retry_max }
+    }
+
+    /// For dialling.
+    ///
+    /// # Errors
+    /// The URL, the token or the certificates cannot be used.
+    pub fn dial(&self) -> Result<Dial, Refusal> {
+        let url = ParentUrl::parse_with(&self.url, self.allow_plaintext)?;
+        Dial::new(url, self.token.as_ref().map(|token| &*token.0), self.ca_file.as_deref())
+    }
+}
+
+/// What is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Box<str>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// A node's database.

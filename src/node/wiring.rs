@@ -5,11 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{ApplyMode, Config, ConfigError, DatabaseUrl, Fsync, LogConfig, SendRule, TablePattern, secret};
+use super::certificate::ServerTls;
+use super::config::{
+    ApplyMode, Config, ConfigError, DatabaseUrl, Fsync, LogConfig, RateConfig, SendRule, TablePattern, secret,
+};
 use super::feeds::{FeedSpec, MirrorFrom, MirrorSettings};
 use super::policy::{Policy, SendPolicy};
 use super::rights::{Right, Token};
-use super::settings::{CopySettings, DatabaseSettings, LogSettings, Parent, Settings};
+use super::settings::{CopySettings, DatabaseSettings, LogSettings, Parent, Secret, Settings};
 use super::store::Store;
 use crate::model::{TableName, limits};
 use crate::postgres::Endpoint;
@@ -38,16 +41,11 @@ impl Settings {
             })
         });
         let database = database.transpose()?;
-        let parent = config.parent.as_ref().map(|parent| Parent {
-            url: parent.url.as_str().to_owned(),
-            retry_first: parent.retry.first.0,
-            retry_max: parent.retry.max.0,
-        });
         Ok(Settings {
             name: config.node.name.clone(),
             data_dir: config.node.data_dir.clone(),
             listen: config.node.listen.0,
-            parent,
+            parent: parent(config)?,
             database,
             copies: copies(config)?,
             policy: policy(config)?,
@@ -56,8 +54,39 @@ impl Settings {
             feeds: feeds(config),
             mirrors: mirrors(config)?,
             tokens: tokens(config)?,
+            tls: tls(config)?,
+            cors: config.node.cors.iter().map(|origin| origin.as_str().into()).collect(),
         })
     }
+}
+
+fn parent(config: &Config) -> Result<Option<Parent>, ConfigError> {
+    let Some(section) = &config.parent else { return Ok(None) };
+    let parent = Parent {
+        url: section.url.as_str().to_owned(),
+        token: config.parent_token()?.map(|token| Secret(token.into())),
+        ca_file: section.ca_file.clone(),
+        allow_plaintext: section.allow_plaintext,
+        retry_first: section.retry.first.0,
+        retry_max: section.retry.max.0,
+    };
+    parent.dial().map_err(|refused| {
+        config.mistake_in(
+            "parent",
+            &format!("the parent cannot be dialled: {}", refused.what()),
+            refused.why(),
+            refused.advice(),
+        )
+    })?;
+    Ok(Some(parent))
+}
+
+fn tls(config: &Config) -> Result<Option<Arc<ServerTls>>, ConfigError> {
+    let Some(files) = &config.node.tls else { return Ok(None) };
+    ServerTls::open(&files.cert_file, &files.key_file).map(|tls| Some(Arc::new(tls))).map_err(|why| {
+        let fix = "put the chain (the node's own certificate first) and its key there, in PEM";
+        config.mistake_in("node.tls", "TLS cannot be spoken with these files", &why, fix)
+    })
 }
 
 fn copies(config: &Config) -> Result<Vec<CopySettings>, ConfigError> {
@@ -158,7 +187,7 @@ fn tokens(config: &Config) -> Result<Vec<Token>, ConfigError> {
         })?;
         // They have been checked when the file was read.
         let may = token.may.iter().filter_map(|right| Right::parse(right)).collect();
-        Ok(Token::new(&token.name, &secret, may))
+        Ok(Token::new(&token.name, &secret, may).limited(token.rate.as_ref().map(RateConfig::limit)))
     });
     tokens.collect()
 }

@@ -3,22 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_tungstenite::client_async_with_config;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header};
-use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 use tokio_util::sync::CancellationToken;
 
+use super::dial::Dial;
 use super::handshake::{read_hello, send_hello};
 use super::host::{Hello, Host, Refusal, Role};
 use super::link;
-use super::refusal::{code, printable, refusal};
 use super::retry::Retry;
 use super::session::{Session, Timing};
-use super::socket::{SUBPROTOCOL, Socket, config};
-use super::url::{PEER_PATH, ParentUrl};
+use super::url::ParentUrl;
 use crate::model::Timestamp;
 
 /// The same trouble with the parent is reported again after this.
@@ -39,24 +33,26 @@ pub struct DialState {
 
 /// Keeps a link to the parent until `stop`, with the usual times.
 pub async fn run_child(
-    url: ParentUrl,
+    dial: Dial,
     host: Arc<dyn Host>,
     retry: Retry,
     stop: CancellationToken,
     state: watch::Sender<DialState>,
 ) {
-    run_child_timed(url, host, retry, Timing::default(), stop, state).await;
+    run_child_timed(dial, host, retry, Timing::default(), stop, state).await;
 }
 
 /// Keeps a link to the parent until `stop`: dials, runs the link, and dials again when it has ended, for ever.
 pub async fn run_child_timed(
-    url: ParentUrl,
+    dial: impl Into<Dial>,
     host: Arc<dyn Host>,
     retry: Retry,
     timing: Timing,
     stop: CancellationToken,
     state: watch::Sender<DialState>,
 ) {
+    let dial = dial.into();
+    let url = &dial.url;
     let mut down_since = Instant::now();
     let (mut failed, mut dialled) = (0, false);
     let mut told: Option<(String, Instant)> = None;
@@ -75,7 +71,7 @@ pub async fn run_child_timed(
             let connected_since = Some(Timestamp::now());
             state.send_modify(|state| *state = DialState { connected_since, ..DialState::default() });
         };
-        let why = attempt(&url, &host, timing, &stop, up).await;
+        let why = attempt(&dial, &host, timing, &stop, up).await;
         if stood {
             down_since = Instant::now();
             failed = 0;
@@ -88,7 +84,7 @@ pub async fn run_child_timed(
         }
         let known = told.as_ref().is_some_and(|(code, at)| *code == why.code && at.elapsed() < REPEAT_INTERVAL);
         if stood || !known {
-            report(&url, stood, &why, wait);
+            report(url, stood, &why, wait);
             told = Some((why.code.clone(), Instant::now()));
         }
         let next = Timestamp(Timestamp::now().0.saturating_add(wait.as_micros() as i64));
@@ -111,14 +107,14 @@ fn report(url: &ParentUrl, stood: bool, why: &Refusal, wait: Duration) {
 }
 
 async fn attempt(
-    url: &ParentUrl,
+    dial: &Dial,
     host: &Arc<dyn Host>,
     timing: Timing,
     stop: &CancellationToken,
     up: impl FnOnce(&Hello) + Send,
 ) -> Refusal {
     let connected = tokio::select! {
-        connected = connect(url, timing) => connected,
+        connected = dial.connect(timing) => connected,
         () = stop.cancelled() => return super::refusal::stopping(),
     };
     match connected {
@@ -131,52 +127,12 @@ async fn attempt(
 ///
 /// # Errors
 /// Whatever would keep the link from standing.
-pub async fn probe(url: &ParentUrl, hello: Hello) -> Result<Hello, Refusal> {
+pub async fn probe(dial: impl Into<Dial>, hello: Hello) -> Result<Hello, Refusal> {
     let timing = Timing::default();
-    let mut socket = connect(url, timing).await?;
+    let mut socket = dial.into().connect(timing).await?;
     let path = hello.path.clone();
     let mut session = Session::new(Role::Child, hello.node.clone(), path, timing, Instant::now());
     let hello = Hello { probe: true, ..hello };
     send_hello(&mut socket.writer, &hello, timing, &CancellationToken::new()).await?;
     read_hello(&mut socket.reader, &mut session).await
-}
-
-async fn connect(url: &ParentUrl, timing: Timing) -> Result<Socket, Refusal> {
-    let unreachable = |why: String| {
-        let todo = "check [parent] url and that the parent runs; the attempt is repeated";
-        refusal(code::UNREACHABLE, true, format!("{url} cannot be reached: {why}"), "nothing answers there", todo)
-    };
-    let connecting = async {
-        let stream = TcpStream::connect((&*url.host, url.port)).await.map_err(|e| unreachable(e.to_string()))?;
-        // A transaction must not wait for the acknowledgement of the one before it (Nagle's algorithm).
-        stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
-        let text = format!("ws://{url}{PEER_PATH}");
-        let mut request = text.into_client_request().map_err(|e| unreachable(e.to_string()))?;
-        request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
-        let (socket, _) =
-            client_async_with_config(request, stream, Some(config())).await.map_err(|e| no_node(url, e))?;
-        Ok(Socket::from_tungstenite(socket))
-    };
-    match tokio::time::timeout(timing.connect, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => Err(unreachable(format!("no answer within {:?}", timing.connect))),
-    }
-}
-
-/// Something answered, but not as a node does.
-fn no_node(url: &ParentUrl, error: tungstenite::Error) -> Refusal {
-    let (retryable, what) = match error {
-        tungstenite::Error::Io(error) => (true, format!("{url} broke off: {error}")),
-        tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete) => (true, format!("{url} broke off")),
-        tungstenite::Error::Http(answer) => (answer.status().is_server_error(), answered(url, &answer)),
-        error => (false, format!("{url} does not speak {SUBPROTOCOL}: {error}")),
-    };
-    let why = "what listens there is no Watershed node, or one that does not let this one in";
-    refusal(code::NOT_A_NODE, retryable, what, why, "check [parent] url, and the parent's log")
-}
-
-fn answered(url: &ParentUrl, answer: &Response<Option<Vec<u8>>>) -> String {
-    let body = answer.body().as_deref().unwrap_or_default();
-    let body = printable(&String::from_utf8_lossy(&body[..body.len().min(500)]));
-    format!("{url} answered {} {body}", answer.status())
 }

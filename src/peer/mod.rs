@@ -7,6 +7,7 @@
 //! ```
 
 mod client;
+mod dial;
 mod feed;
 mod handle;
 mod handshake;
@@ -15,6 +16,7 @@ mod large;
 mod link;
 mod outbox;
 pub mod protocol;
+mod proxy;
 mod receive;
 mod refusal;
 mod retry;
@@ -22,11 +24,13 @@ mod send;
 mod server;
 pub mod session;
 mod socket;
+mod tls;
 mod topology;
 mod url;
 mod write;
 
 pub use client::{DialState, probe, run_child, run_child_timed};
+pub use dial::Dial;
 pub use feed::{FeedEntries, FeedFacts, FeedMessage, FeedPart};
 pub use handle::{Control, LinkHandle};
 pub use host::{Below, CopyMessage, Head, Hello, Host, NodeRef, Offer, Outbound, Outgoing, PeerChange, Refusal, Role};
@@ -35,4 +39,5 @@ pub use retry::Retry;
 pub use server::{Serving, serve_peer};
 pub use session::Timing;
 pub use socket::SUBPROTOCOL;
+pub use tls::{Named, roots};
 pub use url::ParentUrl;

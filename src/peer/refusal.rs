@@ -35,7 +35,7 @@ pub mod code {
     pub const NOT_A_NODE: &str = "WS-PEER-014";
     /// The parent's URL cannot be read.
     pub const BAD_URL: &str = "WS-PEER-015";
-    /// TLS is asked for.
+    /// Plain text beyond loopback.
     pub const NO_TLS: &str = "WS-PEER-016";
     /// The peer ended the link in order.
     pub const BYE: &str = "WS-PEER-017";
@@ -45,6 +45,14 @@ pub mod code {
     pub const SPOOL: &str = "WS-PEER-019";
     /// A message was damaged on its way.
     pub const DAMAGED: &str = "WS-PEER-020";
+    /// The parent asks for a token, or for another one.
+    pub const NOT_LET_IN: &str = "WS-PEER-021";
+    /// The parent's certificate is not accepted, or TLS with it fails.
+    pub const TLS: &str = "WS-PEER-022";
+    /// What dialling needs cannot be read: certificates, or a token that fits no header.
+    pub const UNUSABLE: &str = "WS-PEER-023";
+    /// The proxy does not let through.
+    pub const PROXY: &str = "WS-PEER-024";
 }
 
 /// A refusal in three parts. `retryable`: dialling again may help without an operator.

@@ -15,6 +15,8 @@ pub struct ParentUrl {
     pub host: String,
     /// The port.
     pub port: u16,
+    /// Whether TLS is spoken.
+    pub tls: bool,
 }
 
 /// The port when none is named.
@@ -23,11 +25,20 @@ const PORT_DEFAULT: u16 = 7070;
 pub(super) const PEER_PATH: &str = "/v1/peer";
 
 impl ParentUrl {
-    /// Reads `ws://HOST:PORT` or a bare `HOST:PORT`, which means `ws` on loopback and `wss` beyond it.
+    /// Reads `wss://HOST:PORT`, `ws://HOST:PORT` (on loopback) or a bare `HOST:PORT`, which means `ws` on loopback and `wss`
+    /// beyond it.
     ///
     /// # Errors
-    /// `WS-PEER-015` for what is no such URL, `WS-PEER-016` where TLS would be needed, which is not available yet.
+    /// `WS-PEER-015` for what is no such URL, `WS-PEER-016` for `ws` beyond loopback.
     pub fn parse(text: &str) -> Result<ParentUrl, Refusal> {
+        ParentUrl::parse_with(text, false)
+    }
+
+    /// The same; with `plain` also `ws` beyond loopback.
+    ///
+    /// # Errors
+    /// As for [`ParentUrl::parse`].
+    pub fn parse_with(text: &str, plain: bool) -> Result<ParentUrl, Refusal> {
         let bad = |why: &str| {
             let what = format!("{text:?} is not the address of a parent");
             refusal(code::BAD_URL, false, what, why, "write url = \"ws://127.0.0.1:7070\" under [parent]")
@@ -55,12 +66,19 @@ impl ParentUrl {
             (_, None) => return Err(bad("its port is not a number from 0 to 65535")),
         };
         match scheme {
-            None | Some("ws" | "http") if is_loopback(&host) => Ok(ParentUrl { host, port }),
-            None | Some("ws" | "http" | "wss" | "https") => {
-                let what = format!("{text:?} needs TLS, which is not available yet; only loopback");
+            Some("wss" | "https") => Ok(ParentUrl { host, port, tls: true }),
+            None => Ok(ParentUrl { tls: !is_loopback(&host), host, port }),
+            Some("ws" | "http") if plain || is_loopback(&host) => Ok(ParentUrl { host, port, tls: false }),
+            Some("ws" | "http") => {
+                let what = format!("{text:?} is without TLS, beyond loopback");
                 let why = "changes would cross the network readable by anyone";
-                let todo = "tunnel to the parent (ssh -L, WireGuard) and dial its loopback end with ws://";
-                Err(refusal(code::NO_TLS, false, what, why, todo))
+                Err(refusal(
+                    code::NO_TLS,
+                    false,
+                    what,
+                    why,
+                    "dial wss://; on a network of your own set allow_plaintext",
+                ))
             }
             Some(_) => Err(bad("its scheme is not ws or wss")),
         }
@@ -84,22 +102,25 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<(String, u16), String> {
-        ParentUrl::parse(text).map(|url| (url.host, url.port)).map_err(|why| why.code)
+    fn parsed(text: &str) -> Result<(String, u16, bool), String> {
+        ParentUrl::parse(text).map(|url| (url.host, url.port, url.tls)).map_err(|why| why.code)
     }
 
     #[test]
     fn loopback_needs_no_scheme_and_no_tls() {
-        assert_eq!(parsed("127.0.0.1:7071"), Ok(("127.0.0.1".into(), 7071)));
-        assert_eq!(parsed("ws://localhost"), Ok(("localhost".into(), 7070)));
-        assert_eq!(parsed("ws://[::1]:80/v1/peer"), Ok(("::1".into(), 80)));
+        assert_eq!(parsed("127.0.0.1:7071"), Ok(("127.0.0.1".into(), 7071, false)));
+        assert_eq!(parsed("ws://localhost"), Ok(("localhost".into(), 7070, false)));
+        assert_eq!(parsed("ws://[::1]:80/v1/peer"), Ok(("::1".into(), 80, false)));
     }
 
     #[test]
     fn beyond_loopback_tls_is_demanded() {
-        for text in ["hq.example:7070", "wss://hq.example", "ws://10.0.0.1:7070", "wss://127.0.0.1:1"] {
-            assert_eq!(parsed(text), Err(code::NO_TLS.into()), "{text}");
+        for text in ["hq.example:7070", "wss://hq.example", "https://hq.example:7070/v1/peer"] {
+            assert_eq!(parsed(text), Ok(("hq.example".into(), 7070, true)), "{text}");
         }
+        assert_eq!(parsed("wss://127.0.0.1:1"), Ok(("127.0.0.1".into(), 1, true)));
+        assert_eq!(parsed("ws://10.0.0.1:7070"), Err(code::NO_TLS.into()));
+        assert!(ParentUrl::parse_with("ws://10.0.0.1:7070", true).is_ok_and(|url| !url.tls));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(super) fn check(config: &Config, places: &Places<'_>, mistakes: &mut Vec<Mis
     let mut check = Check { places, mistakes };
     check.name(&["node", "name"], &config.node.name);
     tokens(config, &mut check);
+    super::reach::reach(config, places, check.mistakes);
     parent(config, &mut check);
     names(config, &mut check);
     rules(config, &mut check);
@@ -42,7 +43,7 @@ fn tokens(config: &Config, check: &mut Check<'_>) {
     for (index, token) in config.node.tokens.iter().enumerate() {
         let index = index.to_string();
         let path = ["node", "tokens", index.as_str()];
-        let TokenConfig { name, token_file, token_env, may } = token;
+        let TokenConfig { name, token_file, token_env, may, rate: _ } = token;
         check.name(&["node", "tokens", index.as_str(), "name"], name);
         if token_file.is_some() == token_env.is_some() {
             let what = format!("the token {name:?} needs either token_file or token_env");

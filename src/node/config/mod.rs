@@ -8,6 +8,8 @@ mod error;
 mod events;
 mod keys;
 mod load;
+mod rate;
+mod reach;
 mod ready;
 mod rules;
 mod secret;
@@ -28,6 +30,7 @@ pub use events::{EventsConfig, EventsDatabase};
 pub use keys::{describe, known_keys, nearest, resolve, schema};
 pub use load::Overrides;
 pub(in crate::node) use load::read;
+pub use rate::{ByteRate, RateConfig, RequestRate};
 pub use rules::{ColumnRule, Conflicts, FilterOp, FilterRule, LaneConfig, SendConfig, SendRule, TableRule, ViewConfig};
 pub(in crate::node) use secret::secret;
 pub use sections::{

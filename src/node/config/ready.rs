@@ -12,7 +12,6 @@ impl Config {
     /// One mistake per feature that is not available.
     pub fn ready(&self) -> Result<(), ConfigError> {
         let mut missing = Vec::new();
-        self.missing_in_node(&mut missing);
         self.missing_in_data(&mut missing);
         if missing.is_empty() {
             return Ok(());
@@ -25,37 +24,6 @@ impl Config {
             span: self.span_of(&path),
         });
         Err(ConfigError::new(mistakes.collect(), Arc::clone(&self.file)))
-    }
-
-    fn missing_in_node(&self, missing: &mut Vec<(String, &'static str, &'static str)>) {
-        let mut add = |path: &str, what, fix| missing.push((path.to_string(), what, fix));
-        if !self.node.listen.0.ip().is_loopback() {
-            let fix = "listen on 127.0.0.1 and reach it through a tunnel (ssh -L, WireGuard with a local proxy)";
-            add("node.listen", "listening beyond loopback is", fix);
-        }
-        if self.node.tls.is_some() {
-            add("node.tls", "TLS is", "listen on loopback, and remove `tls`");
-        }
-        for (index, token) in self.node.tokens.iter().enumerate() {
-            if token.may.iter().any(|right| right.starts_with("peer:")) {
-                let fix = "remove the right; peers on loopback need no token";
-                add(&format!("node.tokens.{index}.may"), "a token for a peer is", fix);
-            }
-        }
-        if let Some(parent) = &self.parent {
-            if parent.url.is_tls() {
-                add("parent.url", "dialling over TLS is", "use ws:// on loopback, through a tunnel");
-            }
-            if parent.token_env.is_some() {
-                add("parent.token_env", "tokens for the parent are", "remove it");
-            }
-            if parent.token_file.is_some() {
-                add("parent.token_file", "tokens for the parent are", "remove it");
-            }
-            if parent.ca_file.is_some() {
-                add("parent.ca_file", "TLS is", "remove it");
-            }
-        }
     }
 
     fn missing_in_data(&self, missing: &mut Vec<(String, &'static str, &'static str)>) {

@@ -4,10 +4,32 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use super::{Config, ConfigError};
 use crate::model::limits;
 
 impl Config {
+    /// A digest of the file and of what the files and variables have that it names, but for the node's certificate: where it
+    /// is the same, nothing but that can be new.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        let mut add = |part: &[u8]| {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        };
+        add(self.file.text.as_bytes());
+        let tokens = self.node.tokens.iter().map(|token| (&token.token_env, &token.token_file));
+        let parent = self.parent.iter().map(|parent| (&parent.token_env, &parent.token_file));
+        for (env, file) in tokens.chain(parent) {
+            // One that cannot be read is refused elsewhere.
+            add(secret(env.as_deref(), file.as_deref()).ok().flatten().unwrap_or_default().as_bytes());
+        }
+        let authorities = self.parent.as_ref().and_then(|parent| parent.ca_file.as_ref());
+        add(&authorities.and_then(|path| std::fs::read(path).ok()).unwrap_or_default());
+        digest.finalize().into()
+    }
+
     /// Our token at the parent, if one is configured.
     ///
     /// # Errors

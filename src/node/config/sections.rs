@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rate::RateConfig;
 use super::values::{DatabaseUrl, IdRange, Listen, ParentUrl, Period, Size, TablePattern};
 
 /// Makes a path relative to the file absolute.
@@ -33,9 +34,12 @@ pub struct NodeConfig {
     /// Listen beyond loopback without TLS, behind an ingress that has it.
     #[serde(default)]
     pub allow_plaintext: bool,
-    /// Who may do what over HTTP and as a peer.
+    /// Who may do what over HTTP and as a peer; needed to listen beyond loopback.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<TokenConfig>,
+    /// Origins whose pages may use this node from a browser (CORS): `https://app.example`. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cors: Vec<String>,
 }
 
 fn default_listen() -> Listen {
@@ -66,6 +70,9 @@ pub struct TokenConfig {
     pub token_env: Option<String>,
     /// Rights: `peer:NODE`, `read:LOG`, `append:LOG`, `query:VIEW` (or `*` for all of them), `operate`, `metrics`.
     pub may: Vec<String>,
+    /// How much it may ask for; without it there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<RateConfig>,
 }
 
 impl NodeConfig {
@@ -77,6 +84,11 @@ impl NodeConfig {
     /// Where a running node leaves the token for its admin API (mode 0600).
     pub fn admin_token_path(&self) -> PathBuf {
         self.data_dir.join("admin.token")
+    }
+
+    /// Where a running node that speaks TLS leaves its certificate (DER), by which commands know it.
+    pub fn admin_certificate_path(&self) -> PathBuf {
+        self.data_dir.join("admin.certificate")
     }
 
     pub(super) fn settle(&mut self, base: &Path) {
@@ -104,9 +116,12 @@ pub struct ParentConfig {
     /// File with our token there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// PEM file with the authority that signed its certificate.
+    /// PEM file with the authority that signed its certificate, or with that certificate. Default: those of the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// Dial `ws://` beyond loopback: everybody on the way can read what is sent, the token too.
+    #[serde(default)]
+    pub allow_plaintext: bool,
     /// Waits between attempts to dial: doubled from `first` up to `max`.
     #[serde(default)]
     pub retry: RetryConfig,

@@ -90,7 +90,7 @@ fn what_is_not_available_is_named_with_its_line() {
     let error = config.ready().unwrap_err();
     let text = error.to_string();
     assert!(error.mistakes().iter().all(|m| m.code == "WS-CFG-009" && m.span.is_some()), "{text}");
-    for path in ["node.tls", "parent.url", "lane.bulk", "view.order_totals"] {
+    for path in ["lane.bulk", "view.order_totals"] {
         assert!(text.contains(&format!("`{path}` asks for it")), "{path} in {text}");
     }
 }
@@ -149,6 +149,30 @@ fn contradictions_are_mistakes() {
     let text = "[node]\nname = 'a b'\n[send.parent]\ntables = ['*']\n[table.t]\nowner = 'x'\nowner_by = 'row.s'\nlane = 'l'\n[log.f]\npartitions = 0\n";
     let lines: Vec<_> = codes(text).into_iter().map(|(_, line)| line.unwrap()).collect();
     assert_eq!(lines, [2, 3, 6, 8, 10]);
+}
+
+#[test]
+fn beyond_loopback_tokens_and_tls_are_demanded() {
+    let node = |rest: &str| format!("[node]\nname = 'a'\nlisten = '0.0.0.0:7070'\n{rest}");
+    let (tls, tokens) = (
+        "tls = { cert_file = 'a.pem', key_file = 'a.key' }\n",
+        "tokens = [{ name = 'b', token_file = 'b.token', may = ['read:*'], rate = { requests = '10/s', bytes = '1MiB/s' } }]\n",
+    );
+    assert_eq!(codes(&node("")), [("WS-CFG-008", Some(3)); 2]);
+    assert_eq!(codes(&node(tls)), [("WS-CFG-008", Some(3))]);
+    assert_eq!(codes(&node(tokens)), [("WS-CFG-008", Some(3))]);
+    assert_eq!(codes(&node("allow_plaintext = true\n")), [("WS-CFG-008", Some(3))]);
+    for rest in [format!("{tls}{tokens}"), format!("allow_plaintext = true\n{tokens}")] {
+        assert!(parse(&node(&rest)).is_ok(), "{rest}");
+    }
+    let parent = |rest: &str| format!("[node]\nname = 'a'\n[parent]\nurl = 'ws://10.1.2.3:7070'\n{rest}");
+    assert_eq!(codes(&parent("")), [("WS-CFG-008", Some(4))]);
+    assert!(parse(&parent("allow_plaintext = true")).is_ok());
+    assert_eq!(codes(&parent("allow_plaintext = true\nca_file = 'x'")), [("WS-CFG-008", Some(6))]);
+    let cors = "[node]\nname = 'a'\ncors = ['https://ok.example', '*', 'https://x/']";
+    assert_eq!(codes(cors), [("WS-CFG-008", Some(3)); 2]);
+    let rate = "[node]\nname = 'a'\ntokens = [{ name = 'b', token_file = 'b', may = [], rate = { requests = '0/s' } }]";
+    assert_eq!(codes(rate), [("WS-CFG-006", Some(3))]);
 }
 
 #[test]

@@ -86,7 +86,7 @@ error[WS-CFG-005]: `lisen` is not a key of [node]
   |
 3 | lisen = \"127.0.0.1:7070\"
   | ^^^^^
-why: [node] knows allow_plaintext, data_dir, listen, name, tls, tokens
+why: [node] knows allow_plaintext, cors, data_dir, listen, name, tls, tokens
 do: did you mean `listen`?
 ";
     assert_eq!(check_says("[node]\nname = \"a\"\nlisen = \"127.0.0.1:7070\"\n", 3), expected);

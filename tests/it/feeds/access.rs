@@ -52,3 +52,81 @@ fn foreign_pages_reach_nothing() {
     }
     assert!(entries(&site, "orders/entries").is_empty());
 }
+
+#[test]
+fn a_token_that_asks_too_much_is_told_when_to_come_again() {
+    let ground = Ground::new();
+    let mut site = ground.log_site("hub");
+    site.configure(None, ORDERS);
+    node_lines(
+        &site,
+        "tokens = [{ name = \"team\", token_file = \"team.token\", may = [\"read:*\", \"append:*\"], rate = { requests = \"2/s\" } }, \
+         { name = \"bulk\", token_file = \"bulk.token\", may = [\"read:*\", \"append:*\"], rate = { bytes = \"1KiB/s\" } }, \
+         { name = \"free\", token_file = \"free.token\", may = [\"read:*\", \"append:*\"] }]\n",
+    );
+    for name in ["team", "bulk", "free"] {
+        std::fs::write(site.dir.join(format!("{name}.token")), format!("{name}-secret")).expect("written");
+    }
+    site.up();
+    let row = |token: &str, row: &str| {
+        let request = agent().post(format!("http://127.0.0.1:{}/v1/logs/orders/entries", site.port));
+        let mut response =
+            request.header("Authorization", format!("Bearer {token}-secret")).send(row).expect("an answer");
+        let wait = response.headers().get("retry-after").and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
+        let body = response.body_mut().read_to_string().expect("text");
+        (response.status().as_u16(), wait, body)
+    };
+    let told: Vec<_> = (0..20).map(|n| row("team", &format!("{{\"row\":{n}}}"))).collect();
+    let limited: Vec<_> = told.iter().filter(|(status, ..)| *status == 429).collect();
+    assert!(!limited.is_empty() && told[0].0 == 201, "{told:?}");
+    assert!(limited.iter().all(|(_, wait, body)| *wait == Some(1) && body.contains("WS-HTTP-026")), "{limited:?}");
+    // Of what was refused nothing was appended, and others are not concerned.
+    let appended = told.iter().filter(|(status, ..)| *status == 201).count();
+    assert!((0..20).all(|n| row("free", &format!("{{\"row\":{n}}}")).0 == 201));
+    crate::tree::site::wait("it may again", || row("team", "{\"row\":\"again\"}").0 == 201);
+    let large = format!("{{\"row\":\"{}\"}}", "x".repeat(5_000));
+    assert_eq!(row("bulk", &large).0, 201);
+    let (status, wait, _) = row("bulk", "{\"row\":1}");
+    assert!(status == 429 && wait.is_some_and(|wait| (2..=5).contains(&wait)), "{status} {wait:?}");
+    let all = agent().get(format!("http://127.0.0.1:{}/v1/logs/orders/entries", site.port));
+    let mut all = all.header("Authorization", "Bearer free-secret").call().expect("an answer");
+    assert_eq!(all.body_mut().read_to_string().expect("text").lines().count(), appended + 20 + 2);
+}
+
+#[test]
+fn pages_of_listed_origins_may_ask_and_others_may_not() {
+    let ground = Ground::new();
+    let mut site = ground.log_site("hub");
+    site.configure(None, ORDERS);
+    node_lines(&site, "cors = [\"https://app.example\", \"http://localhost:5173\"]\n");
+    site.up();
+    let port = site.port;
+    let ask = |method: &str, origin: &str| {
+        let url = format!("http://127.0.0.1:{port}/v1/logs/orders/entries");
+        let request = ureq::http::Request::builder().method(method).uri(url).header("Origin", origin);
+        let request = request.header("Access-Control-Request-Method", "POST").body(()).expect("a request");
+        let response = agent().run(request).expect("an answer");
+        let header = |name: &str| {
+            response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        };
+        (response.status().as_u16(), header("access-control-allow-origin"), header("access-control-allow-headers"))
+    };
+    for origin in ["https://app.example", "http://localhost:5173"] {
+        let (status, allowed, headers) = ask("OPTIONS", origin);
+        assert_eq!((status, &*allowed), (204, origin));
+        assert!(headers.contains("authorization") && headers.contains("last-event-id"), "{headers}");
+        let (status, allowed, _) = ask("GET", origin);
+        assert_eq!((status, &*allowed), (200, origin));
+    }
+    for origin in ["https://evil.example", "https://app.example.evil.example", "http://app.example", "null"] {
+        for method in ["OPTIONS", "GET"] {
+            let (status, allowed, _) = ask(method, origin);
+            assert_eq!((status, &*allowed), (403, ""), "{method} {origin}");
+        }
+    }
+    // Without a list nothing is allowed, as before.
+    site.stop();
+    site.configure(None, ORDERS);
+    site.up();
+    assert_eq!(ask("OPTIONS", "https://app.example").0, 403);
+}

@@ -1,5 +1,6 @@
 //! Feeds as programs see them: HTTP, and the command line.
 
+mod abuse;
 mod access;
 mod append;
 mod history;
@@ -9,6 +10,7 @@ mod mirror;
 mod promote;
 mod reading;
 mod shell;
+mod tls;
 
 use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;
@@ -23,6 +25,12 @@ fn node(ground: &Ground, sections: &str) -> Site {
     site.configure(None, sections);
     site.up();
     site
+}
+
+/// Adds lines to `[node]`, from the next start on.
+fn node_lines(site: &Site, lines: &str) {
+    let text = std::fs::read_to_string(site.config()).expect("a configuration");
+    std::fs::write(site.config(), text.replacen("listen", &format!("{lines}listen"), 1)).expect("written");
 }
 
 const ORDERS: &str = "[log.orders]\nappend = true\n";

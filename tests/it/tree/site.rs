@@ -139,6 +139,11 @@ impl Site {
         self.process = Some(process.expect("the binary starts"));
     }
 
+    /// The process, which runs.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
     /// Starts and waits until it is ready.
     pub fn up(&mut self) {
         self.start();
