@@ -75,6 +75,7 @@ fn router(node: Arc<Node>, guard: Arc<Guard>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .route("/v1/openapi.json", get(openapi))
         .route("/v1/logs", get(logs::ls).post(logs::create))
         .route("/v1/logs/{log}", get(logs::show))
         .route("/v1/logs/{log}/entries", get(entries::read).post(append::append))
@@ -88,6 +89,11 @@ fn router(node: Arc<Node>, guard: Arc<Guard>) -> Router {
         .layer(DefaultBodyLimit::max(limits::HTTP_ORDER_BYTES_MAX))
         .layer(from_fn_with_state(guard, super::guard::guard))
         .with_state(node)
+}
+
+/// Every call, for programs.
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("../../docs/openapi.json")).into_response()
 }
 
 async fn status(State(node): Shared) -> Json<Status> {

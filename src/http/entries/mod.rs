@@ -5,6 +5,8 @@ mod raw;
 mod reading;
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -17,11 +19,11 @@ use futures_util::stream;
 
 use self::asked::Asked;
 use self::reading::{Form, Reading};
-use super::access::allowed;
+use super::access::{allowed, limited};
 use super::server::{Shared, absent, error};
 use crate::log::SourceError;
-use crate::node::Right;
 use crate::node::feeds::RAW_TYPE;
+use crate::node::{Rate, Right};
 
 /// Cuts of a WebSocket whose reader stopped reading.
 const SOCKET_SEND_MAX: std::time::Duration = std::time::Duration::from_secs(30);
@@ -57,6 +59,7 @@ pub async fn read(
         Err(_) => Form::Lines,
     };
     let resume = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
+    let rate = limited(&node, &headers).and_then(|token| token.rate.clone());
     let mut reading = match asked.reading(node, feed, resume, form).await {
         Ok(reading) => reading,
         Err(refused) => return *refused,
@@ -66,7 +69,7 @@ pub async fn read(
         return gone(&failed);
     }
     if let Ok(upgrade) = upgrade {
-        return upgrade.max_message_size(1 << 10).on_upgrade(move |socket| send(socket, reading));
+        return upgrade.max_message_size(1 << 10).on_upgrade(move |socket| send(socket, reading, rate));
     }
     let body = stream::unfold(reading, |mut reading| async move {
         let text = reading.next().await?;
@@ -81,7 +84,7 @@ pub async fn read(
 }
 
 /// Sends entries as text messages, one each, until either end has enough.
-async fn send(mut socket: WebSocket, mut reading: Reading) {
+async fn send(mut socket: WebSocket, mut reading: Reading, rate: Option<Arc<Rate>>) {
     loop {
         let text = tokio::select! {
             text = reading.next() => text,
@@ -92,6 +95,9 @@ async fn send(mut socket: WebSocket, mut reading: Reading) {
             },
         };
         let Some(text) = text else { break };
+        if let Some(rate) = &rate {
+            tokio::time::sleep(rate.bytes(text.len(), Instant::now())).await;
+        }
         for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let Ok(line) = std::str::from_utf8(line) else { continue };
             let sent = tokio::time::timeout(SOCKET_SEND_MAX, socket.send(Message::Text(line.into()))).await;

@@ -17,8 +17,11 @@ fn openssl(folder: &Path, arguments: &str) {
 /// Two authorities, `ca` and `other`, a certificate for this machine of each (`by-ca`, `by-other`), and one that signed itself.
 fn certificates(folder: &Path) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
-        .expect("written");
+    std::fs::write(
+        folder.join("names"),
+        "subjectAltName=DNS:localhost,DNS:hub.test,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n",
+    )
+    .expect("written");
     for name in ["ca", "other"] {
         openssl(folder, &format!("req -x509 {key} -keyout {name}.key -out {name}.pem -subj /CN={name} -days 2"));
         openssl(folder, &format!("req {key} -keyout by-{name}.key -out {name}.csr -subj /CN=node"));
@@ -44,7 +47,7 @@ fn show(site: &Site, name: &str) {
 const TLS: &str = "tls = { cert_file = \"shown.pem\", key_file = \"shown.key\" }\n";
 
 /// A node with TLS that runs.
-fn secured(ground: &Ground, more: &str) -> Site {
+pub fn secured(ground: &Ground, more: &str) -> Site {
     let mut site = ground.log_site("hub");
     certificates(&site.dir);
     show(&site, "by-ca");
@@ -206,18 +209,21 @@ fn handshakes_that_do_not_come_to_their_end_are_given_up_and_hold_up_nobody() {
     assert!(!site.log().contains("panicked"), "{}", site.log());
 }
 
-/// A child of a node that speaks TLS and lists tokens.
-fn child(ground: &Ground, name: &str, hub: &Site, lines: &str) -> Site {
+/// A child of a node that speaks TLS, configured.
+pub fn child_file(ground: &Ground, name: &str, hub: &Site, host: &str, lines: &str) -> Site {
     let mut site = ground.log_site(name);
     site.configure(None, "");
     let mut text = std::fs::read_to_string(site.config()).expect("a configuration");
-    let hub_dir = hub.dir.display();
-    text.push_str(&format!(
-        "[parent]\nurl = \"wss://localhost:{}\"\nretry = {{ first = \"0.1s\", max = \"1s\" }}\n",
-        hub.port
-    ));
-    text.push_str(&lines.replace("HUB", &hub_dir.to_string()));
+    let (hub_dir, port) = (hub.dir.display().to_string(), hub.port);
+    text.push_str(&format!("[parent]\nurl = \"wss://{host}:{port}\"\nretry = {{ first = \"0.1s\", max = \"1s\" }}\n"));
+    text.push_str(&lines.replace("HUB", &hub_dir));
     std::fs::write(site.config(), text).expect("written");
+    site
+}
+
+/// The same, which runs.
+fn child(ground: &Ground, name: &str, hub: &Site, lines: &str) -> Site {
+    let mut site = child_file(ground, name, hub, "localhost", lines);
     site.up();
     site
 }
@@ -270,10 +276,7 @@ fn a_certificate_is_for_the_name_that_is_dialled_and_may_be_known_itself() {
     hub.wait_log("shows the certificate as it is");
     let south = child(&ground, "south", &hub, "ca_file = \"HUB/self.pem\"\n");
     south.wait_log("linked with the parent hub");
-    let mut west = child(&ground, "west", &hub, "ca_file = \"HUB/self.pem\"\n");
-    west.kill();
-    let text = std::fs::read_to_string(west.config()).expect("a configuration");
-    std::fs::write(west.config(), text.replace("wss://localhost", "wss://127.0.0.1")).expect("written");
+    let mut west = child_file(&ground, "west", &hub, "127.0.0.1", "ca_file = \"HUB/self.pem\"\n");
     west.up();
     west.wait_log("WS-PEER-022");
 }
