@@ -40,7 +40,7 @@ impl UnderWay {
 
     /// The connection is not HTTP's any more: it stays under way.
     pub(super) fn for_ever(self) {
-        std::mem::forget(self);
+        self.0.under_way.fetch_add(1, Ordering::AcqRel);
     }
 }
 

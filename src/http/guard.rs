@@ -26,7 +26,7 @@ const REMEMBERED: &str = "600";
 pub struct Guard {
     /// The node.
     pub node: Arc<Node>,
-    /// It listens on loopback: whoever names another host was led here.
+    /// It listens on loopback, without TLS: whoever names another host was led here.
     pub local: bool,
 }
 

@@ -50,6 +50,7 @@ pub(super) struct Served {
 /// The bounds of one listener.
 struct Bounds {
     places: Arc<Semaphore>,
+    count: u32,
     handshakes: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
 }
@@ -62,6 +63,7 @@ impl Bounds {
         let places = share.clamp(1, limits::HTTP_CONNECTIONS_MAX);
         Bounds {
             places: Arc::new(Semaphore::new(places)),
+            count: places as u32,
             handshakes: Arc::new(Semaphore::new(limits::HTTP_HANDSHAKES_MAX)),
             turned_away: Arc::new(Semaphore::new(limits::HTTP_TURNED_AWAY_MAX.min(allowed / 20).max(1))),
         }
@@ -89,10 +91,15 @@ impl Served {
         }
         drop(listener);
         tasks.close();
-        // Answers under way are finished; whoever has not asked, or does not read, is waited for no longer.
-        let drained = timeout(self.drain, tasks.wait()).await;
-        end.cancel();
-        if drained.is_err() {
+        // Answers under way are finished, and links say goodbye; whoever has not asked, or does not read, is waited for no
+        // longer.
+        let all_gone = async {
+            tasks.wait().await;
+            // Connections that are not HTTP's any more have their places, too.
+            let _ = bounds.places.acquire_many(bounds.count).await;
+        };
+        if timeout(self.drain, all_gone).await.is_err() {
+            end.cancel();
             tasks.wait().await;
         }
     }

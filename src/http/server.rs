@@ -46,7 +46,9 @@ pub async fn serve(node: Arc<Node>, address: SocketAddr) -> Result<SocketAddr, S
     if !bound.ip().is_loopback() && node.tokens.is_empty() {
         return Err(failed(std::io::Error::other("beyond loopback tokens are needed, and none are listed")));
     }
-    let guard = Arc::new(Guard { node: node.clone(), local: bound.ip().is_loopback() });
+    // With TLS no page can lead a browser here under another name: it has no certificate for it.
+    let local = bound.ip().is_loopback() && node.tls.is_none();
+    let guard = Arc::new(Guard { node: node.clone(), local });
     let served = Served {
         app: router(node.clone(), guard),
         tls: node.tls.clone(),

@@ -149,7 +149,7 @@ impl Dial {
     fn no_node(&self, error: tungstenite::Error) -> Refusal {
         let url = &self.url;
         if let tungstenite::Error::Http(answer) = &error
-            && matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            && (answer.status() == StatusCode::UNAUTHORIZED || lacks_right(answer))
         {
             let why = "it lists tokens, and a node shows one that may link under its name";
             let todo =
@@ -174,4 +174,10 @@ impl Dial {
         let body = printable(&String::from_utf8_lossy(&body[..body.len().min(500)]));
         format!("{} answered {} {body}", self.url, answer.status())
     }
+}
+
+/// Whether the token is known, and is no node's.
+fn lacks_right(answer: &Response<Option<Vec<u8>>>) -> bool {
+    let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default());
+    answer.status() == StatusCode::FORBIDDEN && body.contains("it lacks the right")
 }

@@ -254,6 +254,7 @@ fn orders(
         ("trim", "{\"upto\":1,\"partition\":5}", 409),
         ("retain", "{\"retain_ms\":1000000}", 200),
         ("retain", "[]", 400),
+        ("promote", "", 409),
     ] {
         call(&format!("POST /v1/logs/{{log}}/{what}"), &format!("/v1/logs/orders/{what}"), admin, body, status);
         call(&format!("POST /v1/logs/{{log}}/{what}"), &format!("/v1/logs/orders/{what}"), &[json], body, 401);

@@ -280,3 +280,27 @@ fn a_certificate_is_for_the_name_that_is_dialled_and_may_be_known_itself() {
     west.up();
     west.wait_log("WS-PEER-022");
 }
+
+#[test]
+fn a_mirror_shows_its_token_to_an_original_that_it_believes() {
+    let ground = Ground::new();
+    let hub = ground.log_site("hub");
+    std::fs::write(hub.dir.join("copy.token"), "c-secret").expect("written");
+    drop(hub);
+    let hub =
+        secured(&ground, "tokens = [{ name = \"copy\", token_file = \"copy.token\", may = [\"read:orders\"] }]\n");
+    hub.does(&["log", "append", "orders", "{\"n\":1}"]);
+    let mut north = ground.log_site("north");
+    let (dir, port) = (hub.dir.display(), hub.port);
+    north.configure(
+        None,
+        &format!(
+            "[log.orders]\nmirror = \"https://localhost:{port}/v1/logs/orders\"\ntoken_file = \"{dir}/copy.token\"\n\
+             ca_file = \"{dir}/by-ca.pem\"\n"
+        ),
+    );
+    north.up();
+    wait("it is mirrored", || get(&north, "orders/entries").1.to_string().contains("position"));
+    hub.does(&["log", "append", "orders", "{\"n\":2}"]);
+    wait("it goes on", || get(&north, "orders").1["tail"] == 2);
+}
