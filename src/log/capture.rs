@@ -11,6 +11,9 @@ use crate::model::{SourceCursor, TableDef, TableName};
 /// Says which tables are captured.
 pub type CapturesTable = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
 
+/// Says at which columns of a table somebody looks when a row is written, also where they do not change; `None`: at none.
+pub type NeedsValues = Arc<dyn Fn(&TableDef) -> Option<Vec<bool>> + Send + Sync>;
+
 /// Transactions for the log.
 pub struct Captured {
     /// The transactions, in commit order; [`Draft::Local`] without changes where only `dropped` has something to say.

@@ -11,7 +11,7 @@ pub mod memory;
 pub mod segments;
 mod spool;
 
-pub use capture::{Capture, CaptureFailure, CaptureTrouble, Captured, CapturesTable, Polled};
+pub use capture::{Capture, CaptureFailure, CaptureTrouble, Captured, CapturesTable, NeedsValues, Polled};
 pub use lock::{Locked, lock_file};
 pub use spool::Spool;
 

@@ -382,3 +382,9 @@ pub const CERTIFICATES_BYTES_MAX: u64 = 1 << 20;
 pub const CORS_ORIGINS_MAX: usize = 100;
 /// The body of an order, or of a consumer's cursor.
 pub const HTTP_ORDER_BYTES_MAX: usize = 64 << 10;
+/// Once something was captured, the token that database and data folder have in common changes after this time.
+pub const CAPTURE_WITNESS_INTERVAL: Duration = Duration::from_secs(5);
+/// Names of columns that a captured table has no more, and its followers may have; of more the eldest are forgotten.
+pub const CAPTURE_GONE_COLUMNS_MAX: usize = 4_000;
+/// Rows of a table that somebody has locked are not asked for again before this time.
+pub const CAPTURE_LOCKED_PAUSE: Duration = Duration::from_secs(10);

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use crate::log::CapturesTable;
-use crate::model::{LinkId, TableName};
+use crate::log::{CapturesTable, NeedsValues};
+use crate::model::{LinkId, TableDef, TableName};
 use crate::peer::Role;
 use crate::stream::{CelFilter, Destination, Filter, Ownership, Selection, Sieve};
 
@@ -72,6 +72,25 @@ impl Policy {
     pub fn captures_table(&self) -> CapturesTable {
         let selections: Vec<Selection> = self.selections().cloned().collect();
         Arc::new(move |table| selections.iter().any(|selection| selection.matches(table)))
+    }
+
+    /// At which columns filters and owners look though they do not change; `None` where there is nothing that looks. A row that
+    /// enters a filter has to be whole.
+    pub fn needed_values(&self) -> Option<NeedsValues> {
+        let sends = [&self.parent, &self.children].into_iter().chain(self.child.values());
+        let sends: Vec<SendPolicy> = sends.filter(|send| send.filter.has_conditions()).cloned().collect();
+        let ownership = self.ownership.clone();
+        if sends.is_empty() && !ownership.has_expressions() {
+            return None;
+        }
+        Some(Arc::new(move |table: &TableDef| {
+            let is_filtered =
+                sends.iter().any(|send| send.selection.matches(&table.name) && send.filter.looks_at(&table.name));
+            let needed =
+                table.columns.iter().map(|column| is_filtered || ownership.looks_at(&table.name, &column.name));
+            let needed: Vec<bool> = needed.collect();
+            needed.contains(&true).then_some(needed)
+        }))
     }
 
     /// Whether something that wants the table's changes names it, rather than a star matching it. An owner says only whose

@@ -296,6 +296,7 @@ async fn open_capture(
     let wanted = CaptureFor {
         log: log.id(),
         captured: settings.policy.captures_table(),
+        needed: settings.policy.needed_values(),
         spool_dir: settings.data_dir.clone(),
         node: settings.name.clone().into(),
         resume,

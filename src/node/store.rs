@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::policy::Policy;
 use super::settings::{DatabaseSettings, Exit, NodeError};
-use crate::log::{Capture, CaptureFailure, CaptureTrouble, CapturesTable};
+use crate::log::{Capture, CaptureFailure, CaptureTrouble, CapturesTable, NeedsValues};
 use crate::model::{LogId, SourceCursor, TableDef, TableName, limits};
 use crate::postgres::{self, Endpoint, PgApplier, PgApplierOptions, PgCapture, PgCaptureOptions, PgError, PgReader};
 use crate::sqlite;
@@ -36,6 +36,8 @@ impl fmt::Display for Store {
 pub(super) struct CaptureFor {
     pub log: LogId,
     pub captured: CapturesTable,
+    /// Columns at which filters and owners look.
+    pub needed: Option<NeedsValues>,
     /// Where large transactions wait: a folder on the log's disk.
     pub spool_dir: PathBuf,
     pub node: Box<str>,
@@ -88,7 +90,7 @@ impl Store {
         settings: &DatabaseSettings,
         wanted: CaptureFor,
     ) -> Result<Box<dyn Capture>, NodeError> {
-        let CaptureFor { log, captured, spool_dir, node, resume } = wanted;
+        let CaptureFor { log, captured, needed, spool_dir, node, resume } = wanted;
         match self {
             Store::Sqlite(path) => {
                 let path = path.clone();
@@ -102,6 +104,7 @@ impl Store {
                     runtime: Handle::current(),
                     log,
                     captured,
+                    needed,
                     spool_dir,
                     node,
                     resume,

@@ -111,6 +111,11 @@ impl Expression {
         self.row.named.iter().map(String::as_str)
     }
 
+    /// Whether what it gives for a row may depend on that column.
+    pub fn looks_at(&self, column: &str) -> bool {
+        self.row.whole || self.row.named.contains(column)
+    }
+
     /// Checks that the table has every column that is named.
     pub fn check_columns(&self, table: &TableDef) -> Result<(), ExpressionError> {
         for name in self.row.named.iter().chain(&self.old.named) {

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::expression::{Expression, ExpressionError, Scope};
 use super::selection::Selection;
-use crate::model::{Change, Kind, LinkId, Op, Row, TableDef, Value};
+use crate::model::{Change, Kind, LinkId, Op, Row, TableDef, TableName, Value};
 
 /// The node that something would be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +109,16 @@ impl CelFilter {
     /// A filter of these rules.
     pub fn new(rules: Vec<CelRule>) -> CelFilter {
         CelFilter { rules }
+    }
+
+    /// Whether any rule looks at rows.
+    pub fn has_conditions(&self) -> bool {
+        self.rules.iter().any(|rule| rule.when.is_some())
+    }
+
+    /// Whether a rule looks at the rows of that table.
+    pub fn looks_at(&self, table: &TableName) -> bool {
+        self.rules.iter().any(|rule| rule.when.is_some() && rule.tables.matches(table))
     }
 
     fn rules<'a>(&'a self, table: &'a TableDef) -> impl Iterator<Item = &'a CelRule> {

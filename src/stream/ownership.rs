@@ -54,6 +54,16 @@ impl Ownership {
         self.owners.get(table)
     }
 
+    /// Whether any owner is told by an expression.
+    pub fn has_expressions(&self) -> bool {
+        self.owners.values().any(|owner| matches!(owner, Owner::By(_)))
+    }
+
+    /// Whether whose a row is depends on that column.
+    pub fn looks_at(&self, table: &TableName, column: &str) -> bool {
+        matches!(self.of(table), Some(Owner::By(expression)) if expression.looks_at(column))
+    }
+
     /// Whether that node owns the row; `None` where the table has no owner. An expression that fails or gives null owns
     /// nothing.
     pub fn owns(&self, table: &TableDef, row: &Row, node: &str) -> Option<bool> {

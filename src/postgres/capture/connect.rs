@@ -9,7 +9,7 @@ use super::install::{self, Noted};
 use super::look::Look;
 use super::place::Place;
 use super::side::Side;
-use super::{Link, PgCaptureOptions};
+use super::{Link, PgCaptureOptions, witness};
 use crate::model::limits;
 use crate::postgres::replication::{Lsn, ReplicationClient, StartOptions};
 use crate::postgres::tables::refusals;
@@ -85,6 +85,8 @@ pub(super) async fn again(
     let found = Found { here: met.here.clone(), database: &met.database, slot, noted: met.noted.clone() };
     match continuity::check(place, &found)? {
         Verdict::From(lsn) if !afresh => {
+            witness::check(&mut met.side, &options.spool_dir).await?;
+            witness::renew(&mut met.side, &options.spool_dir).await?;
             look.reconcile(options, name, &mut met.side, true).await?;
             start(options, name, met, lsn).await
         }
@@ -116,6 +118,7 @@ async fn begin(
     let text = lsn.to_string();
     let doing = "noting where the slot began";
     met.side.ask(doing, async |client| install::note_begun(client, name, &text, announce).await).await?;
+    witness::renew(&mut met.side, &options.spool_dir).await?;
     start(options, name, met, lsn).await
 }
 
@@ -131,7 +134,9 @@ async fn slot_waits(side: &mut Side, name: &str) -> Failed {
 async fn start(options: &PgCaptureOptions, name: &str, met: Met, lsn: Lsn) -> Result<(Place, Link), Failed> {
     let Met { side, client, here, .. } = met;
     let publications = format!("{name},{}", install::inserts_name(name));
-    let wanted = StartOptions { streaming: true, messages: true, ..StartOptions::default() };
+    // What did not change of a row can be read only once its transaction has committed.
+    let streaming = options.needed.is_none();
+    let wanted = StartOptions { streaming, messages: true, ..StartOptions::default() };
     let slot = name.to_string();
     // The server hears that we are alive though the thread that reads may be busy.
     let starting = options.runtime.spawn(async move { client.start(&slot, lsn, &publications, wanted).await });

@@ -7,7 +7,8 @@ use super::install::Noted;
 use super::place::Place;
 use crate::postgres::replication::Lsn;
 
-const RECOPY: &str = "to go on with the database as it is now, stop the node, run `watershed source drop database --yes` and start \
+/// What an operator does who goes on with the database as it is.
+pub(super) const RECOPY: &str = "to go on with the database as it is now, stop the node, run `watershed source drop database --yes` and start \
                       it again: its tables are then copied afresh by whoever follows them";
 
 /// A replication slot as the server shows it.

@@ -48,6 +48,16 @@ pub(super) fn spool(error: io::Error) -> Failed {
     )
 }
 
+/// The node's half of the witness cannot be written or read.
+pub(super) fn witness(error: io::Error) -> Failed {
+    again(
+        "WS-PGCAPTURE-041",
+        "what the node and the database have in common cannot be kept in the node's data folder (capture.witness)",
+        error,
+        "make room in the data folder, and see that it can be read and written; it is tried again",
+    )
+}
+
 /// What came is not what the protocol has there.
 pub(super) fn stream(why: impl Display) -> Failed {
     broken(

@@ -9,8 +9,9 @@ use serde::Deserialize;
 use super::encode::Before;
 use super::failure::{self, Failed};
 use super::relations::Known;
+use super::side::Filled;
 use super::work::{Done, Ids, Work};
-use crate::model::{Op, Row, TableDef, TableName, limits};
+use crate::model::{Op, TableDef, TableName, limits};
 use crate::postgres::replication::pgoutput::{
     Begin, Commit, LogicalMessage, Message, Old, Relation, Truncate, Tuple, TupleValue,
 };
@@ -32,17 +33,18 @@ pub(super) enum Need {
     Nothing,
     /// The definition of a table: then call [`Gather::define`].
     Definition(Relation),
-    /// Values that were not sent with an update that changes the key: then call [`Gather::moved`].
+    /// Values that were not sent with an update: then call [`Gather::moved`].
     Values(Moved),
     /// The definitions of tables by their names: then call [`Gather::said`].
     Definitions(Op, Vec<TableName>),
 }
 
-/// An update that changes the key.
+/// An update without all of its values, that changes the key or whose row somebody looks at.
 pub(super) struct Moved {
     pub known: Known,
     pub new: Tuple,
-    pub old: Tuple,
+    /// The key before, where it is another one.
+    pub old: Option<Tuple>,
     /// The transaction, which has committed; `None`: it is streamed, and nobody can see yet what it has written.
     pub xid: Option<u32>,
 }
@@ -207,29 +209,32 @@ impl Gather {
     }
 
     fn update(&mut self, relation: u32, old: Option<Old>, new: Tuple) -> Result<Need, Failed> {
-        if let Some(Old::Key(key)) = &old
-            && new.values().any(|value| value == TupleValue::Unchanged)
-        {
+        let is_told = matches!(old, Some(Old::Row(_)));
+        if !is_told && new.values().any(|value| value == TupleValue::Unchanged) {
             let known = self.known(relation)?;
             let xid = if self.part.is_none() { Some(self.open_xid) } else { None };
-            if known.is_wanted && !self.work(Some(relation))?.is_ours {
-                return Ok(Need::Values(Moved { known, new, old: key.clone(), xid }));
+            let is_needed = old.is_some() || known.needs(&new);
+            if known.is_wanted && is_needed && !self.work(Some(relation))?.is_ours {
+                let old = old.and_then(|old| if let Old::Key(key) = old { Some(key) } else { None });
+                return Ok(Need::Values(Moved { known, new, old, xid }));
             }
         }
         self.change(relation, Op::Update, Some(&new), old.as_ref().map_or(Before::Unknown, before))?;
         Ok(Need::Nothing)
     }
 
-    /// An update that changes the key, with the values that were asked for.
-    pub fn moved(&mut self, known: &Known, new: &Row, old: &Row) -> Result<(), Failed> {
+    /// An update with the values that were asked for.
+    pub fn moved(&mut self, known: &Known, filled: &Filled) -> Result<(), Failed> {
         let dir = Arc::clone(&self.dir);
         let is_streamed = self.part.is_some();
         let work = self.work(None)?;
-        let size = new.iter().chain(old).map(|value| value.text.len()).sum();
+        let Filled { new, old, is_whole, is_locked } = filled;
+        let size = new.iter().chain(old.iter().flatten()).map(|value| value.text.len()).sum();
         work.make_room(size, &dir).map_err(failure::spool)?;
-        let bytes = work.rows(known, Op::Update, new, Some(old));
+        let bytes = work.rows(known, Op::Update, new, old.as_ref());
         fits(known, bytes)?;
-        if is_streamed {
+        // Without its values the row cannot be given to those who have not got it.
+        if is_streamed || *is_locked || known.needed.is_some() && !is_whole {
             work.lacks(&known.def);
         }
         work.settle(&dir).map_err(failure::spool)
@@ -300,11 +305,6 @@ impl Gather {
         // Only now the server takes what it told within the transaction as told.
         self.relations.extend(relations);
         work.time = commit.time;
-        // A row that moved without all of its values may be lost to a copy that is under way: it is made again.
-        for table in work.take_lacking() {
-            work.whole(&table, Op::Copied);
-            self.recreated.push(table.name.clone());
-        }
         self.end(&mut work, commit.end)
     }
 
@@ -320,6 +320,11 @@ impl Gather {
 
     fn end(&mut self, work: &mut Work, end: Lsn) -> Result<(), Failed> {
         if !work.is_ours {
+            // A row that moved without all of its values may be lost to a copy that is under way: it is made again.
+            for table in work.take_lacking() {
+                work.whole(&table, Op::Copied);
+                self.recreated.push(table.name.clone());
+            }
             self.done.add(work, &self.node).map_err(failure::spool)?;
         }
         self.position = self.position.max(end);

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use tokio_postgres::{Client, Error, GenericClient, Transaction};
+use tokio_postgres::{Client, Error, GenericClient};
 
 use super::gather::PREFIX_COPIED;
+use super::{partitions, shapes};
 use crate::log::CapturesTable;
 use crate::model::{LogId, TableName, limits};
 use crate::postgres::tables::{Identity, Table, literal, quoted, read_tables};
@@ -171,11 +172,11 @@ pub(super) async fn reconcile(
         transaction.batch_execute(&sql).await?;
     }
     let mut added: Vec<Step> = Vec::new();
+    let mut removed: Vec<Arc<Table>> = Vec::new();
     for table in &outcome.tables {
         let is_member = members.contains(table.oid);
         if !captures(&table.def.name) || table.refusal.is_some() {
-            // Needs the publication's owner only.
-            remove(&transaction, name, &members, table).await?;
+            removed.extend(is_member.then(|| Arc::clone(table)));
             continue;
         }
         let has_identity = table.identity != Identity::None;
@@ -205,6 +206,13 @@ pub(super) async fn reconcile(
         match change(client, name, &step, has_begun).await {
             Ok(()) => outcome.captured.push(step.table.def.name.clone()),
             // Its writers did not let us in, or it is gone already: the next look sees.
+            Err(error) if is_passing(&error) => outcome.is_unfinished = true,
+            Err(error) => return Err(error),
+        }
+    }
+    for table in removed {
+        match remove(client, name, &members, &table).await {
+            Ok(()) => {}
             Err(error) if is_passing(&error) => outcome.is_unfinished = true,
             Err(error) => return Err(error),
         }
@@ -246,17 +254,24 @@ async fn change(client: &mut Client, name: &str, step: &Step, has_begun: bool) -
     if step.announce {
         announce_copied(&transaction, &[&step.table.def.name]).await?;
     }
+    if step.add {
+        shapes::note(&transaction, &step.table).await?;
+        partitions::note(&transaction, &step.table).await?;
+    }
     transaction.commit().await
 }
 
-async fn remove(client: &Transaction<'_>, name: &str, members: &Members, table: &Table) -> Result<(), Error> {
+/// Needs the publication's owner only.
+async fn remove(client: &mut Client, name: &str, members: &Members, table: &Table) -> Result<(), Error> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(&format!("set local lock_timeout = {}", limits::CAPTURE_TABLE_LOCK_MS)).await?;
     for (publication, list) in [(name, &members.whole), (&inserts_name(name), &members.inserts)] {
         if list.contains(&table.oid) {
             let sql = format!("alter publication {} drop table only {}", quoted(publication), table.sql());
-            client.batch_execute(&sql).await?;
+            transaction.batch_execute(&sql).await?;
         }
     }
-    Ok(())
+    transaction.commit().await
 }
 
 fn not_owned(table: &Table, name: &str, has_identity: bool) -> String {

@@ -10,16 +10,20 @@ use super::install::{self, Reconciled};
 use super::partitions::{self, Occasion};
 use super::relations::{Known, Versions, define, name_of};
 use super::side::Side;
-use super::{Link, PgCaptureOptions, Tables, continuity};
+use super::{Link, PgCaptureOptions, Tables, continuity, shapes};
 use crate::model::{TableDef, TableName, limits};
 use crate::postgres::replication::pgoutput::Relation;
 use crate::postgres::replication::{Lsn, ReplicationClient};
 use crate::postgres::tables::tables;
 
-/// Changes whenever a table, an index, a publication or its members do. Vacuum and analyze update in place.
+/// Changes whenever a table, an index, a column that is published, a publication or its members do. Vacuum and analyze update in
+/// place; temporary tables are nobody's business.
 const FINGERPRINT: &str = "select concat_ws('/', \
     (select concat(count(*), '.', sum(hashint8(oid::int8 * 4294967296 + xmin::text::int8))) from pg_class \
-        where relkind in ('r', 'p', 'i', 'I') and oid >= 16384), \
+        where relkind in ('r', 'p', 'i', 'I') and oid >= 16384 and relpersistence <> 't'), \
+    (select concat(count(*), '.', sum(hashint8(attrelid::int8 * 4294967296 + xmin::text::int8))) from pg_attribute \
+        where attnum > 0 and attrelid in (select r.prrelid from pg_publication_rel r \
+            join pg_publication p on p.oid = r.prpubid where p.pubname like 'watershed\\_%')), \
     (select concat(count(*), '.', sum(hashint8(oid::int8 * 4294967296 + xmin::text::int8))) from pg_publication), \
     (select concat(count(*), '.', sum(hashint8(oid::int8 * 4294967296 + xmin::text::int8))) from pg_publication_rel), \
     (select concat(count(*), '.', sum(hashint8(oid::int8 * 4294967296 + xmin::text::int8))) from pg_namespace))";
@@ -75,13 +79,18 @@ impl Look {
             side.ask(doing, async |client| install::reconcile(client, name, captures, has_begun).await).await?;
         let captured = reconciled.tables.iter().filter(|table| reconciled.captured.contains(&table.def.name));
         let captured: Tables = captured.cloned().collect();
+        let doing = "looking at what became of its tables";
+        let is_unfinished = side.ask(doing, async |client| shapes::follow(client, &captured, has_begun).await).await?;
         let is_running = self.looked.is_some_and(|looked| looked.elapsed() < RECENT);
+        self.note(reconciled, found);
         match has_begun && captured.iter().any(|table| table.is_partitioned) {
             // What the stream tells is no surprise; so it has to be read up to here first.
             true => self.leaves = Some(Leaves { lsn: side.log_end().await?, tables: captured, is_running }),
             false => self.follow_leaves(side, &captured, has_begun, is_running).await?,
         }
-        self.note(reconciled, found);
+        if is_unfinished {
+            self.fingerprint.clear();
+        }
         Ok(())
     }
 
@@ -94,7 +103,12 @@ impl Look {
     ) -> Result<(), Failed> {
         let truncated = &self.truncated;
         let occasion = Occasion { has_begun, is_running, truncated };
-        side.ask("looking at partitions", async |client| partitions::follow(client, tables, occasion).await).await
+        let doing = "looking at partitions";
+        if !side.ask(doing, async |client| partitions::follow(client, tables, occasion).await).await? {
+            // Somebody has locked one: the next look sees.
+            self.fingerprint.clear();
+        }
+        Ok(())
     }
 
     fn note(&mut self, reconciled: Reconciled, fingerprint: String) {
@@ -165,8 +179,8 @@ impl Look {
                 Ok(())
             }
             Need::Values(moved) => {
-                let (new, old) = link.side.fill(&moved).await?;
-                link.gather.moved(&moved.known, &new, &old)
+                let filled = link.side.fill(&moved).await?;
+                link.gather.moved(&moved.known, &filled)
             }
             Need::Definitions(op, names) => {
                 let is_known = |name: &&TableName| self.tables.iter().any(|table| table.def.name == **name);
@@ -191,7 +205,8 @@ impl Look {
         let name = name_of(relation).filter(|name| !is_mark && (options.captured)(name));
         let Some(name) = name else {
             let nameless = "unselected".parse().map_err(failure::stream)?;
-            return Ok(Known { def: Arc::new(TableDef::new(nameless, vec![])), key, is_wanted: false, is_mark });
+            let (def, needed) = (Arc::new(TableDef::new(nameless, vec![])), None);
+            return Ok(Known { def, key, needed, is_wanted: false, is_mark });
         };
         if self.versions.find(relation, &name).is_none() {
             self.refresh(&mut link.side).await?;
@@ -207,7 +222,8 @@ impl Look {
                 Arc::new(defined)
             }
         };
-        Ok(Known { def, key, is_wanted: true, is_mark })
+        let needed = options.needed.as_ref().and_then(|needed| needed(&def)).map(Into::into);
+        Ok(Known { def, key, needed, is_wanted: true, is_mark })
     }
 
     async fn refresh(&mut self, side: &mut Side) -> Result<(), Failed> {

@@ -25,8 +25,10 @@ mod place;
 mod reactor;
 mod reading;
 mod relations;
+mod shapes;
 mod side;
 mod uninstall;
+mod witness;
 mod work;
 
 pub(crate) use gather::PREFIX_CUT;
@@ -47,7 +49,7 @@ use self::reactor::Reactor;
 use self::side::Side;
 use super::Endpoint;
 use super::replication::{Event, Lsn, ReplicationStream};
-use crate::log::{Capture, CaptureFailure, CapturesTable, Polled};
+use crate::log::{Capture, CaptureFailure, CapturesTable, NeedsValues, Polled};
 use crate::model::{LogId, SourceCursor, TableName, limits};
 
 /// How a database is captured.
@@ -60,7 +62,10 @@ pub struct PgCaptureOptions {
     pub log: LogId,
     /// Which tables.
     pub captured: CapturesTable,
-    /// Where large transactions wait, on the log's disk.
+    /// Columns at which filters and owners look. Where one of them was not sent with an update, all are read that were not;
+    /// transactions are then read only once they have committed, however large. `None`: nobody looks at any.
+    pub needed: Option<NeedsValues>,
+    /// Where large transactions wait, on the log's disk, and where the node's half of the witness stands.
     pub spool_dir: PathBuf,
     /// The node's name.
     pub node: Box<str>,
@@ -120,6 +125,10 @@ pub struct PgCapture {
     /// The last look brought something.
     is_flowing: bool,
     given: Instant,
+    /// When the witness was written last.
+    witnessed: Instant,
+    /// Something has been given since.
+    is_unwitnessed: bool,
 }
 
 impl PgCapture {
@@ -154,6 +163,8 @@ impl PgCapture {
             is_idle: false,
             is_flowing: false,
             given: Instant::now(),
+            witnessed: Instant::now(),
+            is_unwitnessed: false,
         })
     }
 
@@ -179,6 +190,11 @@ impl PgCapture {
             look::drop_slot(&self.options, &self.name, &why).await?;
             self.standing = Standing::Dropped;
             return Err(failure::slot_dropped(&self.name, &why));
+        }
+        if self.is_unwitnessed && self.witnessed.elapsed() >= limits::CAPTURE_WITNESS_INTERVAL {
+            let link = self.link.as_mut().expect("it was made");
+            witness::renew(&mut link.side, &self.options.spool_dir).await?;
+            (self.witnessed, self.is_unwitnessed) = (Instant::now(), false);
         }
         if self.reached() {
             return Ok(Polled::Current);

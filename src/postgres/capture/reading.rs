@@ -88,6 +88,7 @@ impl PgCapture {
         }
         let recreated = std::mem::take(&mut gather.recreated);
         let (drafts, tables, changes) = gather.done.give();
+        self.is_unwitnessed |= !drafts.is_empty();
         let dropped = std::mem::take(&mut self.look.dropped);
         Some(Captured { drafts, tables, upto: (&self.place).into(), changes, recreated, dropped, current: false })
     }

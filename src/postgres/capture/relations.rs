@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use crate::model::{Column, TableDef, TableName};
-use crate::postgres::replication::pgoutput::{Identity as Told, Relation};
+use crate::postgres::replication::pgoutput::{Identity as Told, Relation, Tuple, TupleValue};
 use crate::postgres::tables::{Identity, Table};
 
 /// Versions of a table's definition that are remembered, so that changes logged under them find their key's order.
@@ -18,10 +18,20 @@ pub(super) struct Known {
     pub def: Arc<TableDef>,
     /// For every column whether old rows that are only a key have it.
     pub key: Arc<[bool]>,
+    /// For every column whether somebody looks at it though it does not change; `None`: nobody at any.
+    pub needed: Option<Arc<[bool]>>,
     /// Whether it is captured.
     pub is_wanted: bool,
     /// It is the table of cursors: only those who apply write to it.
     pub is_mark: bool,
+}
+
+impl Known {
+    /// Whether somebody looks at a value that was not sent.
+    pub fn needs(&self, new: &Tuple) -> bool {
+        let needed = self.needed.iter().flat_map(|needed| needed.iter());
+        new.values().zip(needed).any(|(value, needed)| *needed && value == TupleValue::Unchanged)
+    }
 }
 
 /// What the catalog said of tables, and still says.

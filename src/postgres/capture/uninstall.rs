@@ -12,7 +12,8 @@ const NAMES: &str = "select slot_name::text, 'slot' from pg_replication_slots \
 /// Origins are of the whole cluster: only those of logs that this database knows are ours.
 const LOGS: &str = "select 'watershed_' || left(log, 16) from watershed.capture";
 /// An application's events table may stand in the schema, too: only what is ours goes.
-const TABLES: [&str; 7] = ["capture", "partitions", "cursor", "lane", "follows", "evicted", "index_later"];
+const TABLES: [&str; 9] =
+    ["capture", "partitions", "shape", "witness", "cursor", "lane", "follows", "evicted", "index_later"];
 
 /// Drops slot, publications, replication origin and the tables of ours in the schema `watershed`, and the schema if it is
 /// empty then. What is not there is no error.

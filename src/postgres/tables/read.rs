@@ -22,11 +22,11 @@ const KEY: &str = "(select array_agg(a.attname::text order by k.place) from pg_i
     and k.place <= i.indnkeyatts and c.relreplident <> 'n' \
     and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end)";
 
-/// Tables of users, but for the parts of partitioned ones.
+/// Tables of users, but for the parts of partitioned ones. Nothing here waits for a lock on a table.
 const TABLES: &str = "select c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident::text, \
     c.relpersistence::text, pg_get_userbyid(c.relowner)::text, pg_has_role(c.relowner, 'USAGE'), \
-    has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), \
-    case when c.reltuples >= 0 then c.reltuples::float8 else pg_relation_size(c.oid) / 100.0::float8 end, ";
+    coalesce(has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, 'SELECT'), false), row_security_active(c.oid), \
+    case when c.reltuples >= 0 then c.reltuples::float8 else pg_stat_get_live_tuples(c.oid)::float8 end, ";
 const TABLES_FROM: &str = " from pg_class c join pg_namespace n on n.oid = c.relnamespace \
     where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' \
     and n.nspname not in ('information_schema', 'watershed') and n.nspname not like 'pg\\_%' \
@@ -35,7 +35,7 @@ const TABLES_FROM: &str = " from pg_class c join pg_namespace n on n.oid = c.rel
 /// The leaves of partitioned tables, with the root of each.
 const LEAVES: &str = "select pg_partition_root(c.oid)::oid, c.oid, c.relfilenode, \
     c.oid::regclass::text, c.relkind::text, c.relreplident::text, \
-    case when c.reltuples >= 0 then c.reltuples::float8 else pg_relation_size(c.oid) / 100.0::float8 end, \
+    case when c.reltuples >= 0 then c.reltuples::float8 else pg_stat_get_live_tuples(c.oid)::float8 end, \
     c.reltuples < 0, c.xmin::text::int8, ";
 const LEAVES_FROM: &str = " from pg_class c where c.relispartition and c.relkind in ('r', 'f') order by 1, 2";
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use watershed::log::{Capture, CaptureFailure, Captured, CapturesTable, Draft, Polled};
+use watershed::log::{Capture, CaptureFailure, Captured, CapturesTable, Draft, NeedsValues, Polled};
 use watershed::model::{Change, EntryHeader, Fingerprint, Kind, LogId, SourceCursor, TableDef, decode_changes};
 use watershed::postgres::{PgCapture, PgCaptureOptions};
 
@@ -33,6 +33,7 @@ pub struct Bed {
     pub cursor: Option<SourceCursor>,
     pub tables: Vec<Arc<TableDef>>,
     pub captures: CapturesTable,
+    pub needed: Option<NeedsValues>,
     pub retain_max: Option<u64>,
     pub dropped: Vec<String>,
 }
@@ -61,6 +62,7 @@ impl Bed {
             cursor: None,
             tables: Vec::new(),
             captures: every_table(),
+            needed: None,
             retain_max: None,
             dropped: Vec::new(),
         }
@@ -80,6 +82,7 @@ impl Bed {
             runtime: RUNTIME.handle().clone(),
             log: self.log,
             captured: self.captures.clone(),
+            needed: self.needed.clone(),
             spool_dir: self.dir.path().to_path_buf(),
             node: "n".into(),
             resume: self.cursor.clone(),

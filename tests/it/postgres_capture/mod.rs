@@ -6,6 +6,7 @@ mod continuity;
 mod rows;
 mod schema;
 mod servers;
+mod shapes;
 mod tables;
 mod writes;
 

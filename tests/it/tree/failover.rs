@@ -161,6 +161,81 @@ fn a_snapshot_that_is_put_back_with_its_slot_is_refused() {
     begins_afresh(&mut root, &leaf);
 }
 
+/// Nothing of the server tells it from the one that was there: not its id, timeline, slot, or how far its log has come.
+#[test]
+fn a_snapshot_with_its_slot_whose_log_has_grown_past_ours_is_refused() {
+    let ground = Ground::new();
+    let mut old = server();
+    let (mut root, leaf) = pair(&ground, &old);
+    root.stop();
+    old.stop();
+    let mut copy = old.snapshot();
+    old.restart();
+    root.up();
+    root.sql("insert into orders select n, 'root', n, 'lost' from generate_series(301, 400) n");
+    wait("the leaf has it", || leaf.sql("select count(*) from orders") == "700\n");
+    root.kill();
+    let place = old.sql("postgres", "select pg_current_wal_lsn()");
+    old.stop();
+    let database = root.url().rsplit('/').next().expect("a name").to_owned();
+    copy.restart();
+    let is_past = format!("select pg_current_wal_lsn() > '{}'", place.trim());
+    copy.sql(&database, "create table growth (v text)");
+    while copy.sql(&database, &is_past) != "t\n" {
+        copy.sql(&database, "insert into growth select repeat('x', 1000) from generate_series(1, 1000)");
+    }
+    copy.sql(&database, "insert into orders values (999, 'root', 1, 'of the snapshot')");
+    root.moves(copy.url(&database));
+    configure(&mut root);
+    is_refused(&mut root, "WS-PGCAPTURE-040", "put back to an earlier state");
+    assert_eq!(leaf.sql("select count(*) from orders"), "700\n", "nothing is merged");
+    begins_afresh(&mut root, &leaf);
+    assert_eq!(leaf.sql("select count(*) from orders where note = 'lost'"), "0\n");
+}
+
+/// The witness changes in two steps, with a kill between any two of them.
+#[test]
+fn a_node_that_is_killed_again_and_again_knows_its_server() {
+    let ground = Ground::new();
+    let old = server();
+    let mut root = ground.server_site("root", &old, SERVER);
+    root.configure(None, &sends("children", "\"orders\", \"marks\""));
+    root.up();
+    let witness = |root: &Site| std::fs::read_to_string(root.data().join("capture.witness")).unwrap_or_default();
+    let mut seen = std::collections::BTreeSet::new();
+    for round in 0..12 {
+        root.sql(&format!("insert into orders values ({round}, 'root', 1, 'x')"));
+        wait("it is captured", || root.counter("captured") > 0);
+        root.kill();
+        // In the folder and not in the database: what a kill between the two steps leaves.
+        if round % 3 == 0 {
+            let last = witness(&root).lines().last().expect("a token").to_owned();
+            std::fs::write(root.data().join("capture.witness"), format!("{last}\n{round:032x}\n")).expect("a file");
+        }
+        root.up();
+        seen.insert(witness(&root));
+    }
+    assert_eq!(seen.len(), 12, "it changes at every start: {seen:?}");
+    let there = root.sql("select token from watershed.witness");
+    assert!(witness(&root).contains(there.trim()), "{there}");
+    // While it runs, it changes once something was captured, and then no more.
+    let before = witness(&root);
+    root.sql("insert into orders values (100, 'root', 1, 'x')");
+    wait("it changes", || witness(&root) != before);
+    // One of another life.
+    root.stop();
+    root.sql("update watershed.witness set token = 'another'");
+    root.start();
+    assert_eq!(root.ended(), Some(5), "{}", root.log());
+    assert!(root.log().contains("WS-PGCAPTURE-040"), "{}", root.log());
+    root.sql(&format!("update watershed.witness set token = '{}'", there.trim()));
+    std::fs::write(root.data().join("capture.witness"), vec![0xff; 100_000]).expect("a file");
+    root.start();
+    assert_eq!(root.ended(), Some(5), "{}", root.log());
+    std::fs::write(root.data().join("capture.witness"), format!("none\n{}\n", there.trim())).expect("a file");
+    root.up();
+}
+
 #[test]
 fn a_database_that_only_receives_fails_over_by_itself() {
     let ground = Ground::new();

@@ -4,6 +4,7 @@ mod constraints;
 mod rows;
 mod transactions;
 mod types;
+mod unseen;
 
 use super::postgres::CLUSTER;
 use super::site::{Ground, Site, wait};
