@@ -158,14 +158,7 @@ pub(super) async fn reconcile(
     let members = members(&transaction, name).await?;
     let tables = read_tables(&transaction).await?.tables.into_iter().map(Arc::new).collect();
     let mut outcome = Reconciled { tables, ..Reconciled::default() };
-    for (publication, publish) in
-        [(name, "insert, update, delete, truncate"), (&inserts_name(name), "insert, truncate")]
-    {
-        if !members.publications.iter().any(|found| found == publication) {
-            let with = format!("publish = {}, publish_via_partition_root = true", literal(publish));
-            transaction.batch_execute(&format!("create publication {} with ({with})", quoted(publication))).await?;
-        }
-    }
+    make(&transaction, name, &members).await?;
     let cursor: u32 = transaction.query_one("select 'watershed.cursor'::regclass::oid", &[]).await?.try_get(0)?;
     if !members.whole.contains(&cursor) {
         let sql = format!("alter publication {} add table only watershed.cursor", quoted(name));
@@ -218,6 +211,19 @@ pub(super) async fn reconcile(
         }
     }
     Ok(outcome)
+}
+
+/// Makes the publications that are missing.
+async fn make(client: &impl GenericClient, name: &str, members: &Members) -> Result<(), Error> {
+    for (publication, publish) in
+        [(name, "insert, update, delete, truncate"), (&inserts_name(name), "insert, truncate")]
+    {
+        if !members.publications.iter().any(|found| found == publication) {
+            let with = format!("publish = {}, publish_via_partition_root = true", literal(publish));
+            client.batch_execute(&format!("create publication {} with ({with})", quoted(publication))).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What is to be done for one table.
