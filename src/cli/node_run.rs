@@ -212,6 +212,12 @@ pub(super) fn drop_database(config: &Config) -> Result<String, ExitError> {
     Ok(runtime()?.block_on(node::drop_database(&settings))?)
 }
 
+/// Takes what follows the node's log out of a copy of a node that does not run.
+pub(super) fn drop_copy(config: &Config, name: &str) -> Result<String, ExitError> {
+    let settings = Settings::from_config(config)?;
+    Ok(runtime()?.block_on(node::drop_copy(&settings, name))?)
+}
+
 /// Forgets a peer of a node that does not run.
 pub(super) fn drop_peer(config: &Config, name: &str) -> Result<String, ExitError> {
     let settings = Settings::from_config(config)?;

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::admin::escape;
-use super::node_run::{drop_database, drop_peer};
+use super::node_run::{drop_copy, drop_database, drop_peer};
 use super::{ExitError, Global, output, status_text};
 
 /// Tables and databases that this node reads and applies
@@ -57,9 +57,9 @@ enum Action {
         #[arg(long)]
         yes: bool,
     },
-    /// Take everything of Watershed's out of the database
+    /// Take everything of Watershed's out of the database, or out of a copy (NAME/)
     Drop {
-        /// The database's name in `source ls`
+        /// The database's name in `source ls`, or that of a copy with a slash
         name: String,
         /// Do not ask
         #[arg(long)]
@@ -89,7 +89,11 @@ impl Source {
         };
         if verb == "drop" && !global.is_running()? {
             let config = global.config()?;
-            let message = if name == "database" { drop_database(&config)? } else { drop_peer(&config, &name)? };
+            let message = match name.strip_suffix('/') {
+                Some(copy) => drop_copy(&config, copy)?,
+                None if name == "database" => drop_database(&config)?,
+                None => drop_peer(&config, &name)?,
+            };
             return output::done(
                 global.json,
                 serde_json::json!({ "source": name, "message": message }),

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::lanes::LaneReaders;
 use super::shared::Shared;
 use super::store::Store;
+use super::wanted::only_ours;
 use crate::log::{Log, SourceError};
 use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, Row, TableDef, TableName, limits};
 use crate::stream::{FollowError, Follower, Step};
@@ -308,8 +309,13 @@ impl Applying {
             let new = ApplyState { applied, lanes: lanes.clone(), follows, torn, error: self.busy.clone(), stopped: false };
             lanes_changed = state.lanes != new.lanes;
             for lane in &new.lanes {
-                let LaneState::Parked { position, error, .. } = &lane.state else { continue };
-                if state.lanes.iter().all(|known| known != lane) {
+                let LaneState::Parked { position, error, before, .. } = &lane.state else { continue };
+                if state.lanes.iter().any(|known| known == lane) {
+                    continue;
+                }
+                if before.is_none() && self.is_to_be_copied(&lane.table) {
+                    tracing::info!(table = %lane.table, "table {} waits for its first copy, which has what came before it", lane.table);
+                } else {
                     tracing::error!(
                         table = %lane.table,
                         "error[WS-APPLY-003]: table {} is parked at position {position}: {error} / why: one table's trouble is that \
@@ -326,6 +332,20 @@ impl Applying {
             self.shared.copy_wake.notify_one();
         }
         Ok(())
+    }
+
+    /// Whether the table is about to be copied: then what came of it before has met a table without its rows.
+    fn is_to_be_copied(&self, table: &TableName) -> bool {
+        let follows = |link: &LinkId| {
+            self.follows.get(link).is_some_and(|followed| followed.iter().any(|(name, _)| name == table))
+        };
+        match self.whose {
+            Whose::Copys => !follows(&LinkId(self.shared.log.id())),
+            Whose::Nodes => self.shared.links().iter().any(|(id, link)| {
+                let offer = link.offers.iter().find(|offer| offer.table.name == *table);
+                offer.is_some_and(|offer| !follows(id) && !only_ours(&self.shared, offer))
+            }),
+        }
     }
 
     /// Whoever asked is answered once the new state is shown, so that it acts on no older one.

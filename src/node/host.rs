@@ -105,6 +105,24 @@ impl NodeHost {
         Ok((received, true))
     }
 
+    /// A peer has less of our log than is kept of it.
+    fn fell_out(&self, name: &str, received: Cursor) {
+        let shared = &self.0;
+        shared.counters.fell_out.add(1);
+        let then = match &shared.database {
+            Some(_) => "it copies afresh",
+            None => {
+                "this node has no database to copy from: have it link with one that has, or compare (`watershed diff`)"
+            }
+        };
+        tracing::warn!(
+            peer = name,
+            "{name} fell out of the log: it has {}, the oldest kept is {}; {then}",
+            received.position,
+            shared.log.info().oldest
+        );
+    }
+
     fn check_names(&self, role: Role, peer: &Hello) -> Result<(), Refusal> {
         let shared = &self.0;
         let me = shared.me();
@@ -257,13 +275,7 @@ impl Host for NodeHost {
         let sieve = Arc::new(shared.policy.sieve(role, name, link));
         if !known {
             if let Some(received) = peer.received.filter(|cursor| cursor.log == shared.log.id()) {
-                shared.counters.fell_out.add(1);
-                tracing::warn!(
-                    peer = name,
-                    "{name} fell out of the log: it has {}, the oldest kept is {}; it copies afresh",
-                    received.position,
-                    shared.log.info().oldest
-                );
+                self.fell_out(name, received);
             }
             shared.book.renew(name, start.position).map_err(failed)?;
         }

@@ -48,7 +48,7 @@ pub use certificate::ServerTls;
 pub use database::ApplyState;
 pub use files::{open_files, raise_open_files};
 pub use folder::{Folder, is_taken, lock};
-pub use offline::{drop_database, drop_peer};
+pub use offline::{drop_copy, drop_database, drop_peer};
 pub use operate::{Order, OrderError};
 pub use policy::{Policy, SendPolicy};
 pub use preflight::{Preflight, Sends, look_at_copies, mend_ids, preflight, probe_parent};

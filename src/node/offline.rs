@@ -41,6 +41,37 @@ pub async fn drop_database(settings: &Settings) -> Result<String, NodeError> {
     Ok(format!("everything of Watershed's is taken out of {}; the next `run` begins afresh with it", database.store))
 }
 
+/// Removes everything of Watershed's from a copy's database, whose rows stay: the next start copies its tables afresh.
+pub async fn drop_copy(settings: &Settings, name: &str) -> Result<String, NodeError> {
+    let Some(copy) = settings.copies.iter().find(|copy| copy.name == name) else {
+        let known: Vec<String> = settings.copies.iter().map(|copy| format!("{}/", copy.name)).collect();
+        let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
+        return Err(NodeError::new(
+            "WS-NODE-029",
+            Exit::Configuration,
+            format!("there is no copy {name:?}"),
+            format!("the configuration has no [copy.{name}]"),
+            format!("name a copy as its tables are named: {known}"),
+        ));
+    };
+    std::fs::create_dir_all(&settings.data_dir).map_err(failed)?;
+    let _lock = lock(&settings.data_dir)?;
+    let store = &copy.database.store;
+    if store.is_captured().await.map_err(failed)? {
+        return Err(NodeError::new(
+            "WS-NODE-030",
+            Exit::Operator,
+            format!("{store} is a node's own database"),
+            "a node captures it: what Watershed has there is that node's",
+            format!(
+                "correct [copy.{name}] url; or run `watershed source drop database --yes` with the configuration of that node"
+            ),
+        ));
+    }
+    store.uninstall().await.map_err(failed)?;
+    Ok(format!("everything of Watershed's is taken out of {store}; the next `run` copies its tables afresh"))
+}
+
 /// Forgets a peer: the log keeps nothing for it any more, and whoever links under that name copies afresh.
 pub fn drop_peer(settings: &Settings, name: &str) -> Result<String, NodeError> {
     std::fs::create_dir_all(&settings.data_dir).map_err(failed)?;

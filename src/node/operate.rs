@@ -129,6 +129,11 @@ impl Node {
         table: &str,
         order: Order,
     ) -> Result<String, OrderError> {
+        if order == Order::Drop && table.is_empty() {
+            let why =
+                format!("stop the node first: `watershed source drop {copy}/ --yes` then has the copy begin afresh");
+            return Err(OrderError::State(why));
+        }
         let unknown = || OrderError::Unknown(format!("table {table} in the copy {copy}"));
         let table: TableName = table.parse().map_err(|_| unknown())?;
         let own = LinkId(self.shared.log.id());

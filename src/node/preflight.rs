@@ -53,7 +53,10 @@ fn invalid(code: &'static str, what: impl ToString, why: &str, advice: &str) -> 
 
 /// Looks at the database and at every filter.
 pub async fn preflight(settings: &Settings) -> Result<Preflight, NodeError> {
-    let Some(database) = &settings.database else { return Ok(Preflight::default()) };
+    let Some(database) = &settings.database else {
+        let warnings = no_copies(&settings.policy).into_iter().collect();
+        return Ok(Preflight { warnings, ..Preflight::default() });
+    };
     let mut found = tables(&settings.policy, &database.store).await?;
     let policy = &settings.policy;
     for (to, role) in destinations(policy) {
@@ -82,6 +85,17 @@ pub async fn preflight(settings: &Settings) -> Result<Preflight, NodeError> {
         found.preflight.strays = strays;
     }
     Ok(found.preflight)
+}
+
+/// A node that is only a log passes on what comes.
+fn no_copies(policy: &Policy) -> Option<String> {
+    let sends = std::iter::once(&policy.children).chain(policy.child.values()).any(|send| !send.selection.is_empty());
+    sends.then(|| {
+        "this node has no database, so its children can copy nothing from it: a child gets what is written from when it first links, \
+         and no rows that were there before / why: first copies come out of a database / do: nothing where its children's \
+         tables begin empty with the first link; else give the node a [database], or link such children with a node that has one"
+            .to_owned()
+    })
 }
 
 fn stray_warning(range: Ids, stray: &StrayIds) -> String {

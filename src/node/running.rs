@@ -88,7 +88,7 @@ impl Node {
                     opened => break Some(opened?),
                 }
             },
-            None => None,
+            None => without_database(&settings).await?,
         };
         let (commands, receiver) = mpsc::channel(limits::DATABASE_COMMANDS_MAX);
         let database =
@@ -262,6 +262,13 @@ fn open_log(settings: &Settings) -> Result<SegmentLog, NodeError> {
 async fn open_feeds(settings: &Settings, main: &Arc<dyn Log>) -> Result<Arc<Feeds>, NodeError> {
     let main = (main.clone(), settings.append_main && settings.database.is_none());
     Ok(Arc::new(Feeds::open(&settings.data_dir, &settings.name, main, &settings.feeds, &settings.mirrors).await?))
+}
+
+/// There is none; what that means to others is said.
+async fn without_database(settings: &Settings) -> Result<Option<Opened>, NodeError> {
+    let found = preflight(settings).await?;
+    found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(None)
 }
 
 async fn open_database(

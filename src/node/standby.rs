@@ -13,7 +13,7 @@ use super::copies::begin_again;
 use super::database::{Applying, Command, Database, Finished, Guard, Replaced, Whose};
 use super::running::{handle, join_log};
 use super::serving::{doing, settled, wait_applied};
-use super::settings::{CopySettings, NodeError, Settings};
+use super::settings::{CopySettings, Exit, NodeError, Settings};
 use super::shared::Shared;
 use crate::model::{Batch, Cursor, Fingerprint, LinkId, Logged, Op, Row, TableDef, TableName, limits, scan_ops};
 use crate::stream::{Destination, Sieve, Sieved};
@@ -88,6 +88,24 @@ impl Standby {
 async fn open(settings: &CopySettings, shared: &Shared) -> Result<Box<dyn LaneView>, NodeError> {
     let (database, log, dir) = (&settings.database, shared.log.id(), shared.data_dir.clone());
     let mut view = database.store.applier(database, log, dir, Some(&settings.name)).await?;
+    if let Ok(Some(cursor)) = view.cursor().await
+        && let Err(error) = shared.log.check(cursor)
+    {
+        let (name, found) = (&settings.name, cursor.log);
+        return Err(NodeError::new(
+            "WS-NODE-028",
+            Exit::Operator,
+            match found == log {
+                true => format!("the copy {name} is ahead of this node's log: it has applied {cursor}; {error}"),
+                false => format!("the copy {name} follows the log {found}, and this node's is {log}"),
+            },
+            "the data folder was restored or begun anew, or the database is another node's",
+            format!(
+                "put the data folder back, or correct [copy.{name}] url; or, with the node stopped, run `watershed source drop \
+                 {name}/ --yes`: what the copy noted of the log goes, its rows stay, and the next start copies all tables afresh"
+            ),
+        ));
+    }
     join_log(&mut *view, &shared.log).await?;
     Ok(view)
 }

@@ -218,6 +218,14 @@ impl Store {
         }
     }
 
+    /// Whether a node captures it, or has captured it; the error is words for people.
+    pub(super) async fn is_captured(&self) -> Result<bool, String> {
+        match self {
+            Store::Sqlite(path) => sqlite::is_captured(path).map_err(|error| error.to_string()),
+            Store::Postgres(endpoint) => postgres::is_captured(endpoint).await.map_err(|error| error.words()),
+        }
+    }
+
     /// Takes everything of Watershed's out of the database; the error is words for people.
     pub(super) async fn uninstall(&self) -> Result<(), String> {
         match self {

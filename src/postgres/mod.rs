@@ -18,7 +18,7 @@ mod tls;
 mod url;
 
 pub use apply::{PgApplier, PgApplierOptions};
-pub use capture::{PgCapture, PgCaptureOptions, uninstall};
+pub use capture::{PgCapture, PgCaptureOptions, is_captured, uninstall};
 pub(crate) use connect::user_info;
 pub use connect::{Endpoint, Session, without_password};
 pub use copy::PgReader;

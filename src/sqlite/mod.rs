@@ -42,4 +42,4 @@ pub use ids::{mend_ids, stray_ids};
 pub use inspect::inspect;
 pub use options::{CaptureOptions, Captured};
 pub use repair::repair_table;
-pub use schema::uninstall;
+pub use schema::{is_captured, uninstall};

@@ -98,6 +98,13 @@ fn remove(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Whether a database is, or was, captured by a node.
+pub fn is_captured(path: &Path) -> Result<bool, CaptureError> {
+    let fail = |error| CaptureError::sqlite(path, "looking for what captures it", error);
+    let conn = connect(path, Access::Read, limits::DATABASE_BUSY_TIMEOUT).map_err(fail)?;
+    is_installed(&conn).map_err(fail)
+}
+
 /// Removes all of Watershed's triggers and tables from a database, the appliers' included. What has not been captured
 /// yet is lost to the log.
 pub fn uninstall(path: &Path) -> Result<(), CaptureError> {

@@ -32,7 +32,7 @@ mod witness;
 mod work;
 
 pub(crate) use gather::PREFIX_CUT;
-pub use uninstall::uninstall;
+pub use uninstall::{is_captured, uninstall};
 
 use std::path::PathBuf;
 use std::pin::Pin;

@@ -15,6 +15,18 @@ const LOGS: &str = "select 'watershed_' || left(log, 16) from watershed.capture"
 const TABLES: [&str; 9] =
     ["capture", "partitions", "shape", "witness", "cursor", "lane", "follows", "evicted", "index_later"];
 
+/// Whether a database is, or was, captured by a node.
+///
+/// # Errors
+/// The server cannot be reached or refuses.
+pub async fn is_captured(endpoint: &Endpoint) -> Result<bool, PgError> {
+    let session = endpoint.connect(limits::CAPTURE_CONNECT_TIMEOUT).await?;
+    let failed = |error| endpoint.failed("looking for what captures it", error);
+    let row =
+        session.client.query_one("select to_regclass('watershed.capture') is not null", &[]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
+}
+
 /// Drops slot, publications, replication origin and the tables of ours in the schema `watershed`, and the schema if it is
 /// empty then. What is not there is no error.
 ///

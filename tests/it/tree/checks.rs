@@ -109,3 +109,18 @@ fn what_a_copys_database_lacks_is_a_warning_and_keeps_nobody_from_running() {
     assert!(!said.contains("may not replicate"), "a copy is not captured: {said}");
     root.up();
 }
+
+/// First copies come out of a database: a node that is only a log says what its children do not get.
+#[test]
+fn a_node_that_is_only_a_log_says_that_nothing_can_be_copied_from_it() {
+    let ground = Ground::new();
+    let mut middle = ground.log_site("middle");
+    middle.configure(None, &sends("children", "\"orders\""));
+    let said = check(&middle);
+    assert!(said.contains("this node has no database, so its children can copy nothing from it"), "{said}");
+    middle.up();
+    middle.wait_log("its children can copy nothing from it");
+    middle.stop();
+    middle.configure(None, "");
+    assert!(!check(&middle).contains("can copy nothing"), "nothing is sent to children");
+}

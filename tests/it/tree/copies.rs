@@ -193,3 +193,37 @@ fn a_table_created_later_is_matched_by_a_star_and_copied() {
     north.sql("insert into own values (1, 'n', 1)");
     wait_equal("select * from own", &[&hq, &north]);
 }
+
+/// What comes of a table before its first copy has begun meets no rows: that is no error, and nobody is alarmed.
+#[test]
+fn tables_whose_first_copy_waits_its_turn_are_no_error() {
+    let ground = Ground::new();
+    let tables: String = (0..9).map(|n| format!("create table t{n} (id int primary key, v int, t text);")).collect();
+    let mut root = ground.server_site("root", &super::postgres::CLUSTER, &tables);
+    let mut leaf = ground.server_site("leaf", &super::postgres::CLUSTER, "");
+    let fill = |n: u32| format!("insert into t{n} select n, 0, repeat('x', 300) from generate_series(1, 20000) n;");
+    root.sql(&(0..9).map(fill).collect::<String>());
+    root.configure(None, "[send.children]\ntables = [\"*\"]\n");
+    leaf.configure(Some(root.port), "");
+    root.up();
+    let writes = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let (root, writes) = (&root, &writes);
+        scope.spawn(move || {
+            while writes.load(Ordering::Relaxed) {
+                let update = |n: u32| format!("update t{n} set v = v + 1 where id in (1, 10000, 20000);");
+                root.try_sql(&(0..9).map(update).collect::<String>());
+            }
+        });
+        leaf.up();
+        for n in 0..9 {
+            leaf.wait_source(&format!("t{n}"), "live");
+        }
+        writes.store(false, Ordering::Relaxed);
+    });
+    for n in 0..9 {
+        wait_equal(&format!("select count(*), sum(v) from t{n}"), &[&root, &leaf]);
+    }
+    assert!(!leaf.log().contains("WS-APPLY-003"), "{}", leaf.log());
+    assert!(leaf.log().contains("waits for its first copy"), "something came before its turn: {}", leaf.log());
+}

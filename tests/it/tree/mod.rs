@@ -7,6 +7,7 @@ mod checks;
 mod copies;
 mod copies_under_fire;
 mod decisions;
+mod echoes;
 mod failover;
 mod filters;
 mod first_hours;

@@ -184,3 +184,109 @@ fn a_copys_parked_table_is_shown_and_retried_skipped_or_copied_afresh() {
         assert!(!refused.status.success() && said.contains("WS-HTTP-006"), "{unknown}: {said}");
     }
 }
+
+/// The node's data folder was lost. What the copy has is not overwritten before somebody says so, and then all of it is.
+#[test]
+fn a_copy_of_another_log_waits_for_its_operator_and_begins_afresh() {
+    let cluster = &super::postgres::CLUSTER;
+    let ground = Ground::new();
+    let mut site = ground.site("hq", SCHEMA);
+    let (file, server) = (site.dir.join("copy.db"), cluster.database());
+    shell(&file, SCHEMA);
+    let copies = {
+        format!(
+            "[copy.file]\nurl = \"sqlite:copy.db\"\ntables = [\"orders\"]\n[copy.server]\nurl = \"{server}\"\ntables = [\"orders\"]\n"
+        )
+    };
+    site.configure(None, &copies);
+    site.sql("insert into orders values (1, 'one'), (2, 'two')");
+    let equal = |site: &Site| {
+        let all = site.sql(ALL);
+        shell(&file, ALL) == all && cluster.try_sql(&server, ALL).is_ok_and(|there| there == all)
+    };
+    site.up();
+    wait("the copies are equal", || equal(&site));
+    assert_eq!(site.watershed(&["source", "drop", "file/", "--yes"]).status.code(), Some(5), "the node runs");
+    site.stop();
+    std::fs::remove_dir_all(site.data()).expect("the folder is lost");
+    site.does(&["source", "drop", "database", "--yes"]);
+    site.sql("delete from orders where id = 1; insert into orders values (3, 'three')");
+    site.up();
+    for name in ["file", "server"] {
+        site.wait_problem(&format!("copy {name}: error[WS-NODE-028]"));
+        site.wait_problem(&format!("watershed source drop {name}/ --yes"));
+    }
+    assert_eq!(shell(&file, "select group_concat(id) from orders").trim(), "1,2");
+    site.stop();
+    for unknown in ["nobody/", "/"] {
+        assert_eq!(site.watershed(&["source", "drop", unknown, "--yes"]).status.code(), Some(3), "{unknown}");
+    }
+    assert_eq!(site.watershed(&["source", "drop", "file/"]).status.code(), Some(2), "a drop wants --yes");
+    site.does(&["source", "drop", "file/", "--yes"]);
+    site.does(&["source", "drop", "server/", "--yes"]);
+    site.up();
+    wait("the copies are equal again", || equal(&site));
+    // A node's own database is nobody's copy.
+    let mut other = ground.site("other", SCHEMA);
+    other.configure(None, &format!("[copy.hq]\nurl = \"{}\"\ntables = [\"orders\"]\n", site.url()));
+    let refused = other.watershed(&["source", "drop", "hq/", "--yes"]);
+    assert_eq!(refused.status.code(), Some(5), "{}", String::from_utf8_lossy(&refused.stderr));
+    site.sql("insert into orders values (4, 'four')");
+    wait("the copies follow", || equal(&site));
+}
+
+/// Tables whose copies cannot be made stand before the one that can, in every way in which they cannot.
+#[test]
+fn tables_that_cannot_be_copied_hold_up_no_other_and_come_when_they_can() {
+    let cluster = &super::postgres::CLUSTER;
+    let schema = "create table a_none (); create table b_keyless (v int); create table c_check (id int primary key, v int); \
+        create table d_other (id int primary key, v int); create table e_view (id int primary key); create table zlast (id int primary key)";
+    let ground = Ground::new();
+    let mut site = ground.server_site("hq", cluster, schema);
+    site.sql("insert into b_keyless values (1); insert into c_check values (1, 7); insert into d_other values (1, 1); insert into e_view values (1); insert into zlast values (1)");
+    let copy = cluster.database();
+    cluster.sql(
+        &copy,
+        "create table c_check (id int primary key, v int check (v <> 7)); create table d_other (id int, v int primary key); create view e_view as select 1 as id",
+    );
+    // The slot is made before the writer begins: it waits for all that write.
+    let sends = "[send.children]\ntables = [\"*\"]\n";
+    site.configure(None, sends);
+    site.up();
+    site.stop();
+    site.configure(None, &format!("{sends}[copy.standby]\nurl = \"{copy}\"\ntables = [\"*\"]\n"));
+    // Whoever writes to a table without a key keeps its snapshot from being taken.
+    let url = site.url();
+    let mut writer = Command::new("psql");
+    writer.args([
+        "-X",
+        "-q",
+        "-c",
+        "begin",
+        "-c",
+        "insert into b_keyless values (2)",
+        "-c",
+        "select pg_sleep(600)",
+        &url,
+    ]);
+    let mut writer = writer.stdout(std::process::Stdio::null()).spawn().expect("psql is installed");
+    let holds = "select count(*) from pg_locks where relation = 'b_keyless'::regclass and mode = 'RowExclusiveLock'";
+    wait("the writer writes", || site.sql(holds).trim() == "1");
+    site.up();
+    let there = |sql: &str, expected: &str| cluster.try_sql(&copy, sql).is_ok_and(|text| text.trim() == expected);
+    wait("the last table is copied", || there("select count(*) from zlast", "1"));
+    site.sql("insert into zlast values (2)");
+    wait("and follows", || there("select count(*) from zlast", "2"));
+    for table in ["c_check", "d_other", "e_view"] {
+        site.wait_source(&format!("standby/{table}"), "parked");
+    }
+    assert!(!there("select count(*) from b_keyless", "1"), "it waits");
+    // psql's own process ends, and with it its transaction.
+    writer.kill().expect("it runs");
+    writer.wait().expect("it ends");
+    site.sql("select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(600)%' and datname = current_database() and pid <> pg_backend_pid()");
+    wait("the table without a key is copied", || there("select count(*) from b_keyless", "1"));
+    cluster.sql(&copy, "alter table c_check drop constraint c_check_v_check");
+    site.does(&["source", "retry", "standby/c_check"]);
+    wait("what was mended is copied", || there("select v from c_check", "7"));
+}
