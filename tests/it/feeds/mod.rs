@@ -8,6 +8,7 @@ mod hostile;
 mod kept;
 mod mirror;
 mod openapi;
+mod pressure;
 mod promote;
 mod proxy;
 mod reading;

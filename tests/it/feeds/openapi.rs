@@ -234,6 +234,7 @@ fn what_is_answered_is_what_is_described() {
     call(&format!("DELETE {consumer}"), at, &[("If-Match", "\"x\"")], "", 412);
     call(&format!("DELETE {consumer}"), at, &[], "", 204);
     call(&format!("DELETE {consumer}"), at, &[], "", 404);
+    call(&format!("DELETE {consumer}"), at, &[("If-Match", "\"x\"")], "", 412);
     orders(&call, &admin, json);
 }
 
