@@ -260,9 +260,10 @@ async fn change(client: &mut Client, name: &str, step: &Step, has_begun: bool) -
     if step.announce {
         announce_copied(&transaction, &[&step.table.def.name]).await?;
     }
-    if step.add {
-        shapes::note(&transaction, &step.table).await?;
-        partitions::note(&transaction, &step.table).await?;
+    // Before anything is read of it, all tables are noted in a moment.
+    if has_begun && step.add {
+        shapes::note(&transaction, &step.table, step.announce).await?;
+        partitions::note(&transaction, &step.table, step.announce).await?;
     }
     transaction.commit().await
 }

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Client;
+
 use super::failure::{self, Failed};
 use super::gather::Need;
 use super::install::{self, Reconciled};
@@ -80,13 +82,18 @@ impl Look {
         let captured = reconciled.tables.iter().filter(|table| reconciled.captured.contains(&table.def.name));
         let captured: Tables = captured.cloned().collect();
         let doing = "looking at what became of its tables";
-        let is_unfinished = side.ask(doing, async |client| shapes::follow(client, &captured, has_begun).await).await?;
+        let are_all = !reconciled.is_unfinished;
+        let following = async |client: &mut Client| shapes::follow(client, &captured, has_begun, are_all).await;
+        let is_unfinished = side.ask(doing, following).await?;
         let is_running = self.looked.is_some_and(|looked| looked.elapsed() < RECENT);
         self.note(reconciled, found);
         match has_begun && captured.iter().any(|table| table.is_partitioned) {
             // What the stream tells is no surprise; so it has to be read up to here first.
             true => self.leaves = Some(Leaves { lsn: side.log_end().await?, tables: captured, is_running }),
-            false => self.follow_leaves(side, &captured, has_begun, is_running).await?,
+            false => {
+                self.leaves = None;
+                self.follow_leaves(side, &captured, has_begun, is_running).await?;
+            }
         }
         if is_unfinished {
             self.fingerprint.clear();

@@ -70,10 +70,9 @@ async fn compare(client: &mut Client, tables: &[Arc<Table>], occasion: Occasion<
     transaction.commit().await
 }
 
-/// Notes the leaves of a table that is about to be published, in the commit that does so: its rows are announced, or nobody has
-/// any yet.
-pub(super) async fn note(client: &impl GenericClient, table: &Arc<Table>) -> Result<(), Error> {
-    if !table.is_partitioned {
+/// Notes the leaves of a table that is about to be published and announced, in the commit that does so.
+pub(super) async fn note(client: &impl GenericClient, table: &Arc<Table>, is_announced: bool) -> Result<(), Error> {
+    if !table.is_partitioned || !is_announced {
         return Ok(());
     }
     if !is_there(client).await? {
@@ -110,9 +109,11 @@ async fn has_changed(
     for leaf in &table.leaves {
         let changed = match known.get(&leaf.oid) {
             Some(file) if *file == leaf.file => false,
-            Some(_) => is_written(table, leaf, occasion),
+            Some(_) => is_written(client, table, leaf, occasion).await?,
             // Made as a partition it began empty, and what was written to it since was told; attached it may have rows.
-            None if is_born(client, table, leaf).await? => leaf.file != leaf.oid && is_written(table, leaf, occasion),
+            None if is_born(client, table, leaf).await? => {
+                leaf.file != leaf.oid && is_written(client, table, leaf, occasion).await?
+            }
             None => has_rows(client, &leaf.name).await?,
         };
         if changed {
@@ -123,9 +124,28 @@ async fn has_changed(
 }
 
 /// Whether the leaf has its file from something else than what writes the same rows anew. VACUUM FULL and CLUSTER count the rows
-/// of the file that they write; TRUNCATE leaves them uncounted.
-fn is_written(table: &Table, leaf: &Leaf, occasion: &Occasion<'_>) -> bool {
-    !came(table, leaf, occasion) && (!occasion.is_running || leaf.is_uncounted)
+/// of the file that they write; TRUNCATE leaves them uncounted, until somebody analyzes the table.
+async fn is_written(
+    client: &impl GenericClient,
+    table: &Table,
+    leaf: &Leaf,
+    occasion: &Occasion<'_>,
+) -> Result<bool, Error> {
+    if came(table, leaf, occasion) {
+        return Ok(false);
+    }
+    if !occasion.is_running || leaf.is_uncounted {
+        return Ok(true);
+    }
+    // A row that is older than what was done to the table was not truncated. Where there is none, only a count that was made by
+    // ANALYZE, a moment ago, can stand behind a TRUNCATE.
+    let sql = format!(
+        "select coalesce((select age(xmin) > age($1::text::xid) from {} limit 1), \
+         greatest(pg_stat_get_last_analyze_time($2), pg_stat_get_last_autoanalyze_time($2)) < now() - interval '1 minute', true)",
+        leaf.name
+    );
+    let is_kept: bool = client.query_one(&sql, &[&leaf.xmin.to_string(), &leaf.oid]).await?.try_get(0)?;
+    Ok(!is_kept)
 }
 
 /// Whether the leaf, and what it is part of below the root, was made as a partition and has been one ever since: the rows of the

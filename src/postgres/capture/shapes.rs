@@ -29,8 +29,8 @@ const COLUMNS: &str = "select attrelid, attnum, attname::text, atttypid, xmin::t
     where attrelid = any($1) and attnum > 0 and not attisdropped and attgenerated = '' order by attrelid, attnum";
 /// Of partitioned tables: whether a leaf that was there before has another file, and its columns that come with values.
 const LEAVES: &str = "select p.root, bool_or(p.file <> c.relfilenode), coalesce(array_agg(distinct a.attname::text) \
-    filter (where a.atthasmissing), '{}') from watershed.partitions p join pg_class c on c.oid = p.leaf \
-    left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 where p.root = any($1) group by p.root";
+    filter (where a.attname is not null), '{}') from watershed.partitions p join pg_class c on c.oid = p.leaf \
+    left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and a.atthasmissing where p.root = any($1) group by p.root";
 
 /// Types whose values are the same text in each other.
 const TEXTS: [u32; 2] = [25, 1043];
@@ -104,9 +104,14 @@ impl Part {
     }
 }
 
-/// Compares the captured tables with what they were, and announces those whose rows have changed unseen. Gives back whether a
-/// table changed meanwhile, so that it has to be done once more.
-pub(super) async fn follow(client: &mut Client, tables: &[Arc<Table>], has_begun: bool) -> Result<bool, Error> {
+/// Compares the captured tables with what they were, and announces those whose rows have changed unseen; where these are all, the
+/// others are forgotten. Gives back whether a table changed meanwhile, so that it has to be done once more.
+pub(super) async fn follow(
+    client: &mut Client,
+    tables: &[Arc<Table>],
+    has_begun: bool,
+    are_all: bool,
+) -> Result<bool, Error> {
     let transaction = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).start().await?;
     let is_first = !is_there(&transaction).await?;
     if is_first {
@@ -115,6 +120,7 @@ pub(super) async fn follow(client: &mut Client, tables: &[Arc<Table>], has_begun
     let mut stored = stored(&transaction).await?;
     let mut found = find(&transaction, tables).await?;
     let mut changed: Vec<&TableName> = Vec::new();
+    let mut other: Vec<(u32, Stored)> = Vec::new();
     let mut is_unfinished = false;
     for table in tables {
         let before = stored.remove(&table.oid);
@@ -144,10 +150,11 @@ pub(super) async fn follow(client: &mut Client, tables: &[Arc<Table>], has_begun
         }
         let now = Stored { name: table.def.name.to_string(), shape: text, gone: encoded(&gone) };
         if before.as_ref() != Some(&now) {
-            write(&transaction, table.oid, &now).await?;
+            other.push((table.oid, now));
         }
     }
-    if !stored.is_empty() {
+    write(&transaction, &other, true).await?;
+    if are_all && !stored.is_empty() {
         let oids: Vec<u32> = stored.into_keys().collect();
         transaction.execute("delete from watershed.shape where oid = any($1)", &[&oids]).await?;
     }
@@ -156,8 +163,9 @@ pub(super) async fn follow(client: &mut Client, tables: &[Arc<Table>], has_begun
     Ok(is_unfinished)
 }
 
-/// Notes a table that is about to be published, in the commit that does so: its rows are announced, or nobody has any yet.
-pub(super) async fn note(client: &impl GenericClient, table: &Arc<Table>) -> Result<(), Error> {
+/// Notes a table that is about to be published, in the commit that does so. Where its rows are not announced there, what is known of
+/// it stays.
+pub(super) async fn note(client: &impl GenericClient, table: &Arc<Table>, is_announced: bool) -> Result<(), Error> {
     // Where nothing is noted yet, all tables are in a moment.
     if !is_there(client).await? {
         return Ok(());
@@ -165,7 +173,7 @@ pub(super) async fn note(client: &impl GenericClient, table: &Arc<Table>) -> Res
     let found = find(client, std::slice::from_ref(table)).await?;
     let Some(found) = found.get(&table.oid) else { return Ok(()) };
     let stored = Stored { name: table.def.name.to_string(), shape: encoded(&found.shape), gone: "[]".into() };
-    write(client, table.oid, &stored).await
+    write(client, &[(table.oid, stored)], is_announced).await
 }
 
 /// A table as it is noted.
@@ -193,10 +201,23 @@ async fn stored(client: &impl GenericClient) -> Result<HashMap<u32, Stored>, Err
     stored.collect()
 }
 
-async fn write(client: &impl GenericClient, oid: u32, stored: &Stored) -> Result<(), Error> {
-    let sql = "insert into watershed.shape values ($1, $2, $3, $4) on conflict (oid) do update \
-               set name = excluded.name, shape = excluded.shape, gone = excluded.gone";
-    client.execute(sql, &[&oid, &stored.name, &stored.shape, &stored.gone]).await.map(drop)
+async fn write(client: &impl GenericClient, tables: &[(u32, Stored)], over: bool) -> Result<(), Error> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
+    let texts = |text: fn(&Stored) -> &str| tables.iter().map(|(_, stored)| text(stored)).collect::<Vec<_>>();
+    let (names, shapes, gone) =
+        (texts(|stored| &stored.name), texts(|stored| &stored.shape), texts(|stored| &stored.gone));
+    let known = match over {
+        true => "update set name = excluded.name, shape = excluded.shape, gone = excluded.gone",
+        false => "nothing",
+    };
+    let sql = format!(
+        "insert into watershed.shape select * from unnest($1::oid[], $2::text[], $3::text[], $4::text[]) \
+         on conflict (oid) do {known}"
+    );
+    client.execute(&sql, &[&oids, &names, &shapes, &gone]).await.map(drop)
 }
 
 async fn find(client: &impl GenericClient, tables: &[Arc<Table>]) -> Result<HashMap<u32, Found>, Error> {

@@ -176,17 +176,23 @@ fn a_partitioned_table_is_announced_where_its_leaves_are_written_anew_or_its_col
         "alter table p add filled int default 7",
         "alter table p drop n; alter table p add n int",
         "alter table p alter v type text using upper(v); analyze p; analyze p1; analyze p2",
+        // The usual way of loading a partition anew.
+        "begin; truncate p2; insert into p2 (id) values (102); commit; analyze p2",
+        "truncate p2; analyze p2",
     ]
     .iter()
     .enumerate()
     {
         run(&bed, statements);
-        let lines = seen(&mut bed, &format!("marker{n}"));
+        let mut lines = seen(&mut bed, &format!("marker{n}"));
+        lines.retain(|line| !line.starts_with("insert"));
         assert!(!lines.is_empty() && lines.iter().all(|line| line == "copied p"), "{statements}: {lines:?}");
     }
     run(&bed, "alter table p add plain int");
     assert_eq!(seen(&mut bed, "plain").len(), 0);
-    run(&bed, "vacuum full p1");
+    bed.sql("create table p3 partition of p for values from (200) to (300)");
+    assert_eq!(seen(&mut bed, "empty").len(), 0);
+    run(&bed, "vacuum full p1; vacuum full p3");
     assert_eq!(seen(&mut bed, "kept").len(), 0);
 }
 
