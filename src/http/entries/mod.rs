@@ -6,7 +6,7 @@ mod reading;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -22,11 +22,12 @@ use self::reading::{Form, Reading};
 use super::access::{allowed, limited};
 use super::server::{Shared, absent, error};
 use crate::log::SourceError;
+use crate::model::limits;
 use crate::node::feeds::RAW_TYPE;
 use crate::node::{Rate, Right};
 
-/// Cuts of a WebSocket whose reader stopped reading.
-const SOCKET_SEND_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long one message may take. A reader that takes nothing at all is cut off by its connection before that.
+const SOCKET_SEND_MAX: Duration = limits::HTTP_STALL_MAX.saturating_add(Duration::from_secs(5));
 
 /// `GET /v1/logs/{log}/entries`.
 pub async fn read(
@@ -105,7 +106,7 @@ async fn send(mut socket: WebSocket, mut reading: Reading, rate: Option<Arc<Rate
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
                 Err(_) => {
-                    tracing::info!("a reader of the log {} that stopped reading is cut off", reading.log());
+                    tracing::info!("a reader of the log {} took too long for a message, and is cut off", reading.log());
                     return;
                 }
             }

@@ -237,10 +237,14 @@ fn who_stops_reading_is_cut_off_costs_little_and_harms_no_other_reader() {
     let before = memory_kib(&site);
     let mut slow = Vec::new();
     for n in 0..60 {
-        let accept = if n % 2 == 0 { "text/event-stream" } else { "application/x-ndjson" };
+        let asks = [
+            "Accept: text/event-stream",
+            "Accept: application/x-ndjson",
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        let ask = asks[n % 3];
         let mut stream = connect(&site);
-        let head =
-            format!("GET /v1/logs/orders/entries?after=0 HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
+        let head = format!("GET /v1/logs/orders/entries?after=0 HTTP/1.1\r\nHost: localhost\r\n{ask}\r\n\r\n");
         stream.write_all(head.as_bytes()).expect("sent");
         slow.push(stream);
     }
