@@ -388,3 +388,7 @@ pub const CAPTURE_WITNESS_INTERVAL: Duration = Duration::from_secs(5);
 pub const CAPTURE_GONE_COLUMNS_MAX: usize = 4_000;
 /// Rows of a table that somebody has locked are not asked for again before this time.
 pub const CAPTURE_LOCKED_PAUSE: Duration = Duration::from_secs(10);
+/// A lock on one table holds up the others for about so long; then that table is parked.
+pub const APPLY_LOCK_PATIENCE: Duration = Duration::from_secs(15);
+/// A table that is parked for a lock is tried again after this.
+pub const APPLY_LOCKED_RETRY: Duration = Duration::from_secs(10);

@@ -53,6 +53,14 @@ impl Applying {
         }
         let mut moved = false;
         for lane in lanes {
+            if lane.may_be_free() {
+                let set = self.view.set_lane(&lane.table.clone(), Some(lane.resumed())).await;
+                match set {
+                    Err(error) if !error.is_retryable() => return Err(error.into()),
+                    set => moved |= set.is_ok(),
+                }
+                continue;
+            }
             moved |= self.replay_one(lane, log, readers).await?;
         }
         if moved {

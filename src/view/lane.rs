@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{CopyLines, View, ViewError};
-use crate::model::{Batch, Cursor, Fingerprint, LinkId, Position, Row, TableDef, TableName, Timestamp};
+use crate::model::{Batch, Cursor, Fingerprint, LinkId, Position, Row, TableDef, TableName, Timestamp, limits};
 
 /// A table that does not move with the main cursor, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,17 @@ pub struct Lane {
     pub state: LaneState,
 }
 
+/// How the error of a table begins that is parked because somebody holds a lock on it: it is retried by itself.
+pub const LOCKED: &str = "another session holds a lock here";
+
 impl Lane {
+    /// Whether it is parked for a lock only, and has been for so long that it is tried again.
+    pub fn may_be_free(&self) -> bool {
+        let LaneState::Parked { error, since, .. } = &self.state else { return false };
+        let retry = i64::try_from(limits::APPLY_LOCKED_RETRY.as_micros()).unwrap_or(i64::MAX);
+        error.starts_with(LOCKED) && Timestamp::now().0.saturating_sub(since.0) >= retry
+    }
+
     /// This lane parked at `position`; what it was doing is remembered.
     pub fn parked(self, position: Position, error: String) -> Lane {
         let before = match self.state {

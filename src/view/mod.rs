@@ -23,7 +23,7 @@ pub use events::{
 };
 pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport};
 pub use ids::{Ids, StrayIds};
-pub use lane::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard};
+pub use lane::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use spool::{Spools, Work};
 pub use store::{Chunk, InspectedTable, Inspection, TableReader};

@@ -9,7 +9,7 @@ use super::pass::{Pass, PassFail, Scope, Trouble, parked};
 use super::shape::Mode;
 use super::{PgApplier, store};
 use crate::model::{Batch, Cursor, Fingerprint, LinkId, TableName};
-use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard, Spools, ViewError, Work};
+use crate::view::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard, Spools, ViewError, Work};
 
 /// What is written to our own tables.
 enum Write<'a> {
@@ -165,6 +165,12 @@ impl PgApplier {
                 Ok(()) => {
                     self.lanes.insert(next.table.clone(), next);
                     return Ok(());
+                }
+                // Whoever holds a lock on the table holds up no other by it.
+                Err(PassFail::View(_)) if trouble.is_none() && self.link.as_ref().is_some_and(Link::has_waited) => {
+                    let why = format!("{LOCKED}, and it is tried again by itself");
+                    trouble = Some(Trouble { table: lane.table.clone(), position: lane.after.next(), why });
+                    work.clear();
                 }
                 Err(PassFail::View(error)) => return Err(self.view_fail(Fail::View(error))),
                 // What comes before the failing entry is applied, the entry itself waits in the parked lane.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use tokio_postgres::error::SqlState;
@@ -76,6 +77,8 @@ pub(super) struct Link {
     bulks: HashMap<Bulk, Statement>,
     /// Functions made so far: their names are never used again.
     made: u32,
+    /// A lock has been waited for in vain.
+    waited: Arc<AtomicBool>,
 }
 
 /// The replication origin's name: that of capture's slot and publication; of a copy, one of its own.
@@ -168,6 +171,7 @@ impl Link {
             loops: Vec::new(),
             bulks: HashMap::new(),
             made: 0,
+            waited: Arc::default(),
         })
     }
 
@@ -202,7 +206,15 @@ impl Link {
         self.session.endpoint()
     }
 
+    /// Whether a lock has been waited for in vain since this was asked last.
+    pub(super) fn has_waited(&self) -> bool {
+        self.waited.swap(false, Ordering::Relaxed)
+    }
+
     pub(super) fn sort(&self, doing: &str, error: Error) -> Fail {
+        if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            self.waited.store(true, Ordering::Relaxed);
+        }
         sort(self.endpoint(), doing, error, self.log)
     }
 
@@ -398,6 +410,7 @@ impl Link {
             loops: Vec::new(),
             bulks: HashMap::new(),
             made: 0,
+            waited: self.waited.clone(),
         }
     }
 

@@ -27,6 +27,7 @@ mod target;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use async_trait::async_trait;
 
@@ -76,6 +77,8 @@ pub struct PgApplier {
     gathered: Vec<Batch>,
     /// What was given and has not come about: it is done in order, before anything else.
     owed: VecDeque<Batch>,
+    /// Since when a lock holds up everything.
+    locked: Option<Instant>,
     /// How often what was under way has failed.
     failures: u64,
     lanes: BTreeMap<TableName, Lane>,
@@ -109,6 +112,7 @@ impl PgApplier {
             flight: None,
             gathered: Vec::new(),
             owed: VecDeque::new(),
+            locked: None,
             failures: 0,
             lanes: BTreeMap::new(),
             targets: Targets::default(),

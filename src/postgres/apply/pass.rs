@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio_postgres::Error;
 
@@ -12,7 +13,7 @@ use super::registry::Targets;
 use super::shape::{MISSING, Mode};
 use super::{PgApplier, store};
 use crate::model::{Batch, Catalog, Cursor, Entry, Position, TableDef, TableName, Timestamp, limits};
-use crate::view::{Lane, LaneState, Spools, ViewError, Work};
+use crate::view::{LOCKED, Lane, LaneState, Spools, ViewError, Work};
 
 /// A table's trouble at an entry.
 #[derive(Clone, Debug)]
@@ -101,6 +102,8 @@ pub(super) struct Pass<'a> {
     pub singly: bool,
     /// The parts of large transactions are merged.
     pub merged: bool,
+    /// A lock that is waited for in vain is its table's trouble.
+    pub blames: bool,
     /// A transaction is open at the server, so that calls may be carried out before the end.
     pub open: bool,
     pub ops: Ops,
@@ -114,7 +117,19 @@ pub(super) type Tables = Vec<(Arc<TableDef>, Verdict)>;
 impl<'a> Pass<'a> {
     pub(super) fn new(link: &'a mut Link, targets: &'a mut Targets, scope: Scope<'a>, mode: Mode) -> Pass<'a> {
         let (ops, calls) = (Ops::new(), Vec::new());
-        Pass { link, targets, scope, mode, singly: false, merged: false, open: false, ops, calls, torn: 0 }
+        Pass {
+            link,
+            targets,
+            scope,
+            mode,
+            singly: false,
+            merged: false,
+            blames: false,
+            open: false,
+            ops,
+            calls,
+            torn: 0,
+        }
     }
 
     /// Carries out, or makes calls of, everything that is to be written, in order.
@@ -267,6 +282,10 @@ impl<'a> Pass<'a> {
         };
         match done {
             Ok(()) => Ok(()),
+            Err(Fail::View(_)) if self.blames && self.link.has_waited() => {
+                let why = format!("{LOCKED}, and it is tried again by itself: {}", describe(def, head, changes));
+                Err(PassFail::Table(Trouble { table: def.name.clone(), position, why }))
+            }
             Err(Fail::View(error)) => Err(error.into()),
             Err(Fail::Table(error)) => {
                 let why = format!(
@@ -372,8 +391,16 @@ impl PgApplier {
             return Ok(());
         }
         self.attempted = Some(batch.upto);
-        if self.is_live(&work, batch) && self.live(&work, batch).await? {
-            return Ok(());
+        if self.is_live(&work, batch) {
+            match self.live(&work, batch).await {
+                Ok(true) => {
+                    self.locked = None;
+                    return Ok(());
+                }
+                Ok(false) => {}
+                Err(error) if !self.is_held_up() => return Err(error),
+                Err(_) => {}
+            }
         }
         let after = self.main_position();
         work.retain(|item| item.position() > after);
@@ -383,7 +410,12 @@ impl PgApplier {
         let mut how = if merges { How::Merged } else { How::InOrder };
         loop {
             match self.one_pass(&work, batch, spools, &withheld, how).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.locked = None;
+                    return Ok(());
+                }
+                // Operation by operation it is seen which table is locked.
+                Err(PassFail::View(_)) if how != How::Singly && self.is_held_up() => how = How::Singly,
                 Err(PassFail::View(error)) => return Err(self.view_fail(Fail::View(error))),
                 Err(PassFail::Table(trouble)) => {
                     how = How::InOrder;
@@ -398,6 +430,15 @@ impl PgApplier {
         }
     }
 
+    /// Whether a lock has just been waited for in vain, and one table's lock has held up the others for long enough.
+    fn is_held_up(&mut self) -> bool {
+        if !self.link.as_ref().is_some_and(Link::has_waited) {
+            return false;
+        }
+        let since = *self.locked.get_or_insert_with(Instant::now);
+        since.elapsed() >= limits::APPLY_LOCK_PATIENCE
+    }
+
     async fn one_pass(
         &mut self,
         work: &[Work<'_>],
@@ -407,12 +448,13 @@ impl PgApplier {
         how: How,
     ) -> Result<(), PassFail> {
         self.link().await?;
+        let blames = self.locked.is_some_and(|since| since.elapsed() >= limits::APPLY_LOCK_PATIENCE);
         let PgApplier { link, targets, lanes, held, .. } = self;
         let link = link.as_mut().expect("opened above");
         let stopped: Vec<Lane> = withheld.values().map(parked).collect();
         let scope = Scope::Main { lanes, withheld };
         let mut pass = Pass::new(link, targets, scope, Mode::Strict);
-        (pass.merged, pass.singly) = (how == How::Merged, how == How::Singly);
+        (pass.merged, pass.singly, pass.blames) = (how == How::Merged, how == How::Singly, blames);
         let waits = |item: &Work<'_>| matches!(item, Work::Spooled(_));
         // A transaction that is sent as a whole needs no answer in between.
         let whole = !pass.singly && withheld.is_empty() && !work.iter().any(waits);

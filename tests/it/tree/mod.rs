@@ -11,6 +11,7 @@ mod echoes;
 mod failover;
 mod filters;
 mod first_hours;
+mod held;
 mod ids;
 mod kills;
 mod levels;
