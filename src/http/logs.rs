@@ -58,7 +58,7 @@ pub async fn ls(State(node): Shared, headers: HeaderMap) -> Response {
 
 /// `GET /v1/logs/{log}`.
 pub async fn show(State(node): Shared, Path(log): Path<String>, headers: HeaderMap) -> Response {
-    let Some(feed) = node.feeds.get(&log) else { return no_log(&log) };
+    let Some(feed) = node.feeds.get(&log) else { return absent(&node, &log) };
     if let Err(refused) = allowed(&node, &headers, &Right::Read(log.into()), true) {
         return *refused;
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::outgoing::LogOutgoing;
 use super::replaced::Replaced;
@@ -16,7 +16,8 @@ use super::shared::{Link, Shared};
 use crate::log::{Append, AppendError, Draft};
 use crate::model::{CodecError, Cursor, Fingerprint, LinkId, Timestamp};
 use crate::peer::{
-    Below, Control, CopyMessage, Head, Hello, Host, LinkHandle, NodeRef, Offer, Outgoing, PeerChange, Refusal, Role,
+    Below, Control, CopyMessage, FeedMessage, Head, Hello, Host, LinkHandle, NodeRef, Offer, Outgoing, PeerChange,
+    Refusal, Role,
 };
 use crate::stream::{OnRefused, Sieve};
 
@@ -201,6 +202,19 @@ impl NodeHost {
         Ok(Append { drafts, ..append })
     }
 
+    /// A link is about to stand: its peer is told which feeds it may mirror.
+    async fn begin_feeds(&self, id: LinkId, link: &Link) {
+        if !link.mirrors {
+            return;
+        }
+        let name = &link.node.name;
+        self.0.peer_feeds.linked(id, name, link.connection, link.handle.clone());
+        if !self.0.policy.send(link.role, name).logs.is_empty() {
+            let feeds = self.0.feeds_for(link.role, name);
+            link.handle.send(Control::Feed(FeedMessage::Feeds(feeds))).await;
+        }
+    }
+
     /// Tells every peer what it will be sent, after tables changed.
     pub async fn announce_offers(&self) {
         let links: Vec<_> = {
@@ -302,7 +316,10 @@ impl Host for NodeHost {
             replaced: 0,
             target: None,
             target_tail: None,
+            mirrors: peer.mirrors,
+            feed_requests: Arc::new(Semaphore::new(crate::model::limits::FEED_REQUESTS_MAX)),
         };
+        self.begin_feeds(link, &standing).await;
         let before = {
             let mut links = shared.links();
             let before = links.remove(&link);
@@ -378,6 +395,10 @@ impl Host for NodeHost {
                 "a message of a first copy was left out, because too many are waiting; it will be asked for again"
             );
         }
+    }
+
+    async fn feed(&self, peer: LinkId, message: FeedMessage) {
+        self.0.feed_message(peer, message);
     }
 
     async fn changed(&self, peer: LinkId, change: PeerChange) {
@@ -463,6 +484,7 @@ impl Host for NodeHost {
             }
         };
         let Some(link) = gone else { return };
+        shared.peer_feeds.closed(peer, link.connection);
         if !why.retryable {
             shared.refusals().insert(link.node.name.to_string(), (Timestamp::now(), why.to_string()));
         }

@@ -11,6 +11,7 @@ mod database;
 pub mod entry_json;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 pub mod events;
+mod feed_links;
 pub mod feeds;
 mod fell_out;
 mod files;

@@ -15,6 +15,8 @@ pub struct SendPolicy {
     pub selection: Selection,
     /// Its filters.
     pub filter: Arc<CelFilter>,
+    /// Feeds that may be mirrored.
+    pub logs: Vec<Box<str>>,
 }
 
 /// Selection, filters and ownership of a node.
@@ -26,6 +28,8 @@ pub struct Policy {
     pub children: SendPolicy,
     /// `[send.child.NAME]`, which replaces `children` for that child.
     pub child: BTreeMap<String, SendPolicy>,
+    /// `[send.feed]`: to readers of `main` over HTTP; without it to none of them.
+    pub feed: Option<SendPolicy>,
     /// `[table.NAME] owner, owner_by`.
     pub ownership: Arc<Ownership>,
     /// `[table.NAME] conflicts = "may-diverge"`.
@@ -52,9 +56,16 @@ impl Policy {
         Sieve::new(Destination { node: peer.into(), link }, send.selection.clone(), filters)
     }
 
+    /// Selection and filters for a reader of `main` over HTTP, by its token's name; `None`: it gets nothing.
+    pub fn feed_sieve(&self, reader: &str) -> Option<Sieve> {
+        let send = self.feed.as_ref()?;
+        let to = Destination { node: reader.into(), link: LinkId::LOCAL };
+        Some(Sieve::new(to, send.selection.clone(), vec![send.filter.clone()]))
+    }
+
     /// All selections.
     pub fn selections(&self) -> impl Iterator<Item = &Selection> {
-        let children = self.child.values().map(|send| &send.selection);
+        let children = self.child.values().chain(&self.feed).map(|send| &send.selection);
         [&self.parent.selection, &self.children.selection, &self.capture, &self.owned].into_iter().chain(children)
     }
 

@@ -7,7 +7,7 @@ use super::settings::{Exit, NodeError, Settings};
 use super::store::Store;
 use crate::model::{Epoch, LinkId, LogId, TableDef, TableName};
 use crate::peer::{Hello, NodeRef, Offer, Refusal, Role, probe};
-use crate::stream::Owner;
+use crate::stream::{Owner, Sieve};
 use crate::view::{Ids, InspectedTable, StrayIds};
 
 /// What was found.
@@ -39,7 +39,7 @@ pub struct ParentFound {
 pub struct Sends {
     /// The table.
     pub table: String,
-    /// `parent`, `children`, or `child NAME`.
+    /// `parent`, `children`, `child NAME`, or `feed` (readers over HTTP).
     pub to: String,
     /// The columns that leave.
     pub columns: Vec<String>,
@@ -59,9 +59,7 @@ pub async fn preflight(settings: &Settings) -> Result<Preflight, NodeError> {
     };
     let mut found = tables(&settings.policy, &database.store).await?;
     let policy = &settings.policy;
-    for (to, role) in destinations(policy) {
-        let name = to.strip_prefix("child ").unwrap_or_default();
-        let sieve = policy.sieve(role, name, LinkId::LOCAL);
+    for (to, sieve) in destinations(policy) {
         for (table, rows) in &found.all {
             let why =
                 "nothing is sent by mistake, so a filter that does not suit its table keeps the node from starting";
@@ -116,10 +114,13 @@ pub async fn mend_ids(settings: &Settings, preflight: &Preflight) -> Result<(), 
     database.store.mend_ids(&preflight.strays).await
 }
 
-/// The destinations that the configuration knows, with our role towards each.
-fn destinations(policy: &Policy) -> Vec<(String, Role)> {
-    let children = policy.child.keys().map(|name| (format!("child {name}"), Role::Parent));
-    [("parent".to_owned(), Role::Child), ("children".to_owned(), Role::Parent)].into_iter().chain(children).collect()
+/// The destinations that the configuration knows, with what may go to each.
+fn destinations(policy: &Policy) -> Vec<(String, Sieve)> {
+    let sieve = |role, name: &str| policy.sieve(role, name, LinkId::LOCAL);
+    let children = policy.child.keys().map(|name| (format!("child {name}"), sieve(Role::Parent, name)));
+    let all = [("parent".to_owned(), sieve(Role::Child, "")), ("children".to_owned(), sieve(Role::Parent, ""))];
+    let feed = policy.feed_sieve("").map(|sieve| ("feed".to_owned(), sieve));
+    all.into_iter().chain(children).chain(feed).collect()
 }
 
 /// Owners are expressions over columns that must be there.

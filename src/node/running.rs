@@ -1,6 +1,6 @@
 //! Starting and stopping a node: its log, its database, its links, in that order.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, mpsc as std_mpsc};
 
 use tokio::runtime::Handle;
@@ -12,7 +12,7 @@ use super::capture::{CaptureCommand, Capturing};
 use super::certificate::ServerTls;
 use super::copies;
 use super::database::{ApplyState, Applying, Command, Database, Whose, other_log};
-use super::feeds::Feeds;
+use super::feeds::{Feeds, MirrorSettings};
 use super::folder::Folder;
 use super::host::NodeHost;
 use super::policy::Policy;
@@ -131,9 +131,18 @@ impl Node {
         node.shared.tasks.spawn(copies::run(node.shared.clone(), copy_messages));
         node.shared.tasks.spawn(retention::run(node.shared.clone()));
         node.shared.tasks.spawn(node.feeds.clone().retain(node.shared.stop.clone()));
-        node.shared.mirrors.start(settings.mirrors, &node.feeds, &node.shared.tasks, &node.shared.stop);
+        node.start_feeds(settings.mirrors);
         node.dial(settings.parent.as_ref())?;
         Ok(node)
+    }
+
+    /// Starts mirrors, and tells peers of feeds that they may mirror.
+    fn start_feeds(&self, mirrors: BTreeMap<String, MirrorSettings>) {
+        let (shared, feeds) = (&self.shared, &self.feeds);
+        // It is set here only, once.
+        let _ = shared.feeds.set(feeds.clone());
+        shared.mirrors.start(mirrors, feeds, &shared.peer_feeds, &shared.tasks, &shared.stop);
+        shared.tasks.spawn(shared.clone().watch_feeds(feeds.clone()));
     }
 
     /// Has the parent dialled, for as long as the node runs.

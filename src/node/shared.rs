@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::book::Book;
 use super::database::Database;
-use super::feeds::Mirrors;
+use super::feeds::{Feeds, Mirrors, PeerFeeds};
 use super::policy::Policy;
 use crate::log::Log;
 use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, TableName, Timestamp, limits};
@@ -53,6 +53,10 @@ pub struct Link {
     pub target: Option<Position>,
     /// The tail of our log when everything up to `target` had been received.
     pub target_tail: Option<Position>,
+    /// It understands messages about feeds.
+    pub mirrors: bool,
+    /// Its requests for stretches of feeds that are being answered.
+    pub feed_requests: Arc<Semaphore>,
 }
 
 impl Link {
@@ -200,6 +204,10 @@ pub struct Shared {
     pub dial: watch::Sender<DialState>,
     /// Copies of feeds elsewhere.
     pub mirrors: Mirrors,
+    /// What linked peers let be mirrored.
+    pub peer_feeds: Arc<PeerFeeds>,
+    /// The node's logs, once they are open.
+    pub feeds: OnceLock<Arc<Feeds>>,
     /// Messages of first copies, to whom it concerns.
     pub copies: mpsc::Sender<PeerCopy>,
     /// Woken when links, offers or lanes changed, so that copies are looked at again.
@@ -348,6 +356,8 @@ impl SharedParts {
             parent: self.parent,
             dial: watch::Sender::new(DialState::default()),
             mirrors: Mirrors::default(),
+            peer_feeds: Arc::default(),
+            feeds: OnceLock::new(),
             copies,
             copy_wake: tokio::sync::Notify::new(),
             copy_waits: Mutex::default(),

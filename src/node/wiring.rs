@@ -230,6 +230,7 @@ pub fn policy(config: &Config) -> Result<Policy, ConfigError> {
         parent: send(config.send.parent.as_ref())?,
         children: send(config.send.children.as_ref())?,
         child,
+        feed: config.send.feed.as_ref().map(|rule| send_policy(config, rule)).transpose()?,
         ownership: Arc::new(Ownership::new(owners)),
         may_diverge,
         capture: select(&captured),
@@ -252,7 +253,8 @@ fn send_policy(config: &Config, rule: &SendRule) -> Result<SendPolicy, ConfigErr
             keys_may_leave: filter.keys_may_leave,
         });
     }
-    Ok(SendPolicy { selection: selection(&rule.tables), filter: Arc::new(CelFilter::new(rules)) })
+    let logs = rule.logs.iter().map(|log| log.as_str().into()).collect();
+    Ok(SendPolicy { selection: selection(&rule.tables), filter: Arc::new(CelFilter::new(rules)), logs })
 }
 
 fn expression(config: &Config, text: &str, span: &Range<usize>, key: &str) -> Result<Expression, ConfigError> {

@@ -5,6 +5,20 @@ use std::sync::Arc;
 use crate::log::CursorRefused;
 use crate::model::{Cursor, Entry, Epoch, Lamport, LogId, Position, TableDef, Timestamp};
 
+/// Why a request for a stretch is refused; over links.
+pub mod code {
+    /// The feed is not sent to that peer, or is not there.
+    pub const NOT_SENT: &str = "WS-SEND-010";
+    /// It has no such partition.
+    pub const NO_PARTITION: &str = "WS-SEND-011";
+    /// The cursor is not valid there.
+    pub const CURSOR: &str = "WS-SEND-012";
+    /// What comes next has been trimmed.
+    pub const TRIMMED: &str = "WS-SEND-013";
+    /// It cannot be read there.
+    pub const UNREADABLE: &str = "WS-SEND-014";
+}
+
 /// One partition of a feed, as it stands at the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedPart {

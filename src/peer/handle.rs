@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 
+use super::feed::FeedMessage;
 use super::host::{CopyMessage, Offer, Refusal};
 
 /// What the node asks of a link.
@@ -9,6 +10,8 @@ use super::host::{CopyMessage, Offer, Refusal};
 pub enum Control {
     /// Send a message of a first copy.
     Copy(CopyMessage),
+    /// Send a message about feeds.
+    Feed(FeedMessage),
     /// Announce what will be sent from now on.
     Offers(Vec<Offer>),
     /// Tell the peer why and end the link.

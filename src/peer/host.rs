@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use super::feed::FeedMessage;
 use super::handle::LinkHandle;
 use crate::log::Append;
 use crate::model::{Cursor, Entry, Epoch, Fingerprint, LinkId, LogId, Position, Row, TableDef, TableName, Timestamp};
@@ -202,6 +203,8 @@ pub trait Host: Send + Sync + 'static {
     async fn receive(&self, append: Append) -> Result<(), Refusal>;
     /// A message of a first copy came. Must not block: hands it on.
     async fn copy(&self, peer: LinkId, message: CopyMessage);
+    /// A message about feeds came. Must not block: hands it on.
+    async fn feed(&self, _peer: LinkId, _message: FeedMessage) {}
     /// The peer's offers, path or subtree changed.
     async fn changed(&self, peer: LinkId, change: PeerChange);
     /// Where our log and those that we receive have got to, for a heartbeat after everything sent so far.

@@ -92,7 +92,7 @@ async fn run_established(
     let stop_receiving = CancellationToken::new();
     let receiving = receiver.run(stop_receiving.clone());
     tokio::pin!(receiving);
-    let queues = Queues { outbox: &shared.outbox, control: link.control, data };
+    let queues = Queues { outbox: &shared.outbox, control: link.control, data, data_next: false };
     let ended = tokio::select! {
         ended = shared.read(&mut socket.reader) => ended,
         ended = write(&mut socket.writer, queues) => ended,
@@ -136,7 +136,9 @@ impl Shared {
                 Action::Credits => self.credits.notify_one(),
                 Action::Delivered(lag) => self.host.delivered(self.peer, lag),
                 Action::Reached(heads) => self.host.reached(self.peer, heads),
-                Action::Copy(_) | Action::Changed(_) | Action::Admit(_) => unreachable!("the reader does these"),
+                Action::Copy(_) | Action::Feed(_) | Action::Changed(_) | Action::Admit(_) => {
+                    unreachable!("the reader does these")
+                }
             }
         }
         Ok(())
@@ -166,6 +168,7 @@ impl Shared {
             for action in actions {
                 match action {
                     Action::Copy(copy) => self.host.copy(self.peer, copy).await,
+                    Action::Feed(message) => self.host.feed(self.peer, message).await,
                     Action::Changed(change) => self.host.changed(self.peer, change).await,
                     other => self.act(vec![other])?,
                 }

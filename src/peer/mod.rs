@@ -31,6 +31,7 @@ mod write;
 
 pub use client::{DialState, probe, run_child, run_child_timed};
 pub use dial::Dial;
+pub use feed::code as feed_code;
 pub use feed::{FeedEntries, FeedFacts, FeedMessage, FeedPart};
 pub use handle::{Control, LinkHandle};
 pub use host::{Below, CopyMessage, Head, Hello, Host, NodeRef, Offer, Outbound, Outgoing, PeerChange, Refusal, Role};

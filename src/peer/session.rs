@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::feed::FeedMessage;
 use super::host::{CopyMessage, Head, Hello, NodeRef, PeerChange, Refusal, Role};
 use super::protocol::{Entries, Message};
 use super::refusal::{PEER_SAYS, code, out_of_order, refusal};
@@ -51,6 +52,8 @@ pub enum Action {
     Append(Entries),
     /// Hand it to the node.
     Copy(CopyMessage),
+    /// Hand it to the node.
+    Feed(FeedMessage),
     /// The peer announced a change.
     Changed(PeerChange),
     /// The peer has durably received our log up to here.
@@ -179,6 +182,7 @@ impl Session {
             Message::HeartbeatEcho { id } => vec![self.on_echo(id, now)?],
             Message::Acknowledge { received, credits } => self.on_acknowledge(received, credits)?,
             Message::Copy(copy) => vec![Action::Copy(copy)],
+            Message::Feed(message) => vec![Action::Feed(message)],
             Message::Offers(offers) => vec![Action::Changed(PeerChange::Offers(offers))],
             Message::Path(path) if self.role == Role::Child => {
                 let parent = self.peer.as_ref().expect("an established link has a peer");

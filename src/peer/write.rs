@@ -18,6 +18,8 @@ pub(super) struct Queues<'a> {
     pub control: mpsc::Receiver<Control>,
     /// Encoded entries and heartbeats, in order.
     pub data: mpsc::Receiver<Bytes>,
+    /// A stretch of a feed was sent last: entries that wait come before the next one.
+    pub data_next: bool,
 }
 
 impl Queues<'_> {
@@ -26,7 +28,13 @@ impl Queues<'_> {
         if let Some(message) = self.outbox.next_large() {
             return Ok(Some(Fragments::new(message.encode())));
         }
+        if std::mem::take(&mut self.data_next)
+            && let Ok(encoded) = self.data.try_recv()
+        {
+            return Ok(Some(Fragments::new(encoded)));
+        }
         if let Ok(control) = self.control.try_recv() {
+            self.data_next = matches!(control, Control::Feed(_));
             return asked(control).map(Some);
         }
         Ok(self.data.try_recv().ok().map(Fragments::new))
@@ -47,6 +55,7 @@ impl Queues<'_> {
 fn asked(control: Control) -> Result<Fragments, Refusal> {
     match control {
         Control::Copy(copy) => Ok(Fragments::new(Message::Copy(copy).encode())),
+        Control::Feed(message) => Ok(Fragments::new(Message::Feed(message).encode())),
         Control::Offers(offers) => Ok(Fragments::new(Message::Offers(offers).encode())),
         Control::Close(why) => Err(why),
     }

@@ -15,7 +15,7 @@ use crate::log::{CursorRefused, Limit, Log, SourceError};
 use crate::model::{Cursor, CursorError, LogId, Position, TableName, Timestamp};
 use crate::node::Node;
 use crate::node::feeds::Feed;
-use crate::stream::Expression;
+use crate::stream::{Expression, Sieve};
 
 /// Entries in an answer that asks for none in particular.
 const LIMIT_DEFAULT: u64 = 1_000;
@@ -68,6 +68,7 @@ impl Asked {
         feed: Arc<Feed>,
         resume: Option<&str>,
         form: Form,
+        sieve: Option<Sieve>,
     ) -> Result<Reading, Box<Response>> {
         let (start, partition) = self.start(&feed, resume, form)?;
         let numbers: Vec<usize> = match self.partition.or(partition) {
@@ -92,7 +93,7 @@ impl Asked {
         let live = form != Form::Lines;
         let left = self.limit.unwrap_or(if live { u64::MAX } else { LIMIT_DEFAULT });
         let deadline = wait.map(|wait| Instant::now() + wait);
-        Ok(Reading::new(node, feed, parts, self.wanted(since)?, form, left, deadline))
+        Ok(Reading::new(node, feed, parts, self.wanted(since)?, form, left, deadline).through(sieve))
     }
 
     /// What a mirror asks for: a partition, a cursor, and how much.

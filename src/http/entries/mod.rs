@@ -18,13 +18,14 @@ use axum::response::Response;
 use futures_util::stream;
 
 use self::asked::Asked;
-use self::reading::{Form, Reading};
+use self::reading::{Form, ReadError, Reading};
 use super::access::{allowed, limited};
 use super::server::{Shared, absent, error};
 use crate::log::SourceError;
-use crate::model::limits;
-use crate::node::feeds::RAW_TYPE;
-use crate::node::{Rate, Right};
+use crate::model::{Position, limits};
+use crate::node::feeds::{Feed, RAW_TYPE};
+use crate::node::{Node, Rate, Right, token_digest};
+use crate::stream::Sieve;
 
 /// How long one message may take. A reader that takes nothing at all is cut off by its connection before that.
 const SOCKET_SEND_MAX: Duration = limits::HTTP_STALL_MAX.saturating_add(Duration::from_secs(5));
@@ -38,11 +39,10 @@ pub async fn read(
     headers: HeaderMap,
 ) -> Response {
     let Some(feed) = node.feeds.get(&log) else { return absent(&node, &log) };
-    // What a database commits is for operators, and for whom a token says it.
-    let open = &*feed.name != "main" || feed.takes_appends();
-    if let Err(refused) = allowed(&node, &headers, &Right::Read(log.into()), open) {
-        return *refused;
-    }
+    let sieve = match sieve(&node, &headers, &feed) {
+        Ok(sieve) => sieve,
+        Err(refused) => return *refused,
+    };
     let asked = match asked {
         Ok(Query(asked)) => asked,
         Err(refused) => return *asked::bad(&refused.body_text(), asked::USAGE),
@@ -61,14 +61,18 @@ pub async fn read(
     };
     let resume = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
     let rate = limited(&node, &headers).and_then(|token| token.rate.clone());
-    let mut reading = match asked.reading(node, feed, resume, form).await {
+    let mut reading = match asked.reading(node, feed, resume, form, sieve).await {
         Ok(reading) => reading,
         Err(refused) => return *refused,
     };
     // The first read decides whether the place asked for is there at all.
     if let Err(failed) = reading.begin().await {
-        return gone(&failed);
+        return match failed {
+            ReadError::Source(failed) => gone(&failed),
+            ReadError::Withheld(position) => withheld(position),
+        };
     }
+    let cursor = reading.passed_over();
     if let Ok(upgrade) = upgrade {
         return upgrade.max_message_size(1 << 10).on_upgrade(move |socket| send(socket, reading, rate));
     }
@@ -77,11 +81,12 @@ pub async fn read(
         Some((Ok::<_, Infallible>(text), reading))
     });
     let content_type = if form == Form::Events { "text/event-stream" } else { "application/x-ndjson" };
-    Response::builder()
-        .header(header::CONTENT_TYPE, content_type)
-        .header(header::CACHE_CONTROL, "no-store")
-        .body(Body::from_stream(body))
-        .expect("the headers are constant")
+    let mut answer =
+        Response::builder().header(header::CONTENT_TYPE, content_type).header(header::CACHE_CONTROL, "no-store");
+    if let Some(cursor) = cursor {
+        answer = answer.header(super::append::CURSOR, cursor);
+    }
+    answer.body(Body::from_stream(body)).expect("the headers are constant")
 }
 
 /// Sends entries as text messages, one each, until either end has enough.
@@ -115,6 +120,37 @@ async fn send(mut socket: WebSocket, mut reading: Reading, rate: Option<Arc<Rate
     let end = CloseFrame { code: axum::extract::ws::close_code::AWAY, reason: "the reading has ended".into() };
     // Whoever has gone does not need to be told.
     let _ = tokio::time::timeout(SOCKET_SEND_MAX, socket.send(Message::Close(Some(end)))).await;
+}
+
+/// What of a log may leave to whoever asks; `None`: everything.
+fn sieve(node: &Node, headers: &HeaderMap, feed: &Feed) -> Result<Option<Sieve>, Box<Response>> {
+    let right = Right::Read(feed.name.clone());
+    if &*feed.name != "main" {
+        return allowed(node, headers, &right, true).map(|()| None);
+    }
+    // The node's own log is for operators; and for others under [send.feed], or where programs append to it.
+    if allowed(node, headers, &Right::Operate, false).is_ok() {
+        return Ok(None);
+    }
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let digest = token_digest(shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default());
+    let reader = node.tokens.iter().fold("", |known, one| if one.is(&digest) { &one.name } else { known });
+    let sieve = node.shared.policy.feed_sieve(reader);
+    allowed(node, headers, &right, sieve.is_some() || feed.takes_appends())?;
+    if sieve.is_some() || feed.takes_appends() {
+        return Ok(sieve);
+    }
+    let why = "nothing of a node's own log leaves unless it is listed";
+    let fix = "list tables under [send.feed]; operators read everything with the admin token";
+    Err(Box::new(error(StatusCode::FORBIDDEN, "WS-HTTP-032", "this node's main log is not for readers", why, fix)))
+}
+
+/// A filter fails: nothing is sent by mistake (law 7). What it says may quote the row, so it is for the node's log only.
+fn withheld(position: Position) -> Response {
+    let message = format!("reading stops before position {position}: the filter for readers fails on it");
+    let (why, fix) =
+        ("nothing is sent by mistake", "the node's operator finds the reason in its log, and corrects [send.feed]");
+    error(StatusCode::INTERNAL_SERVER_ERROR, "WS-HTTP-033", &message, why, fix)
 }
 
 fn gone(failed: &SourceError) -> Response {

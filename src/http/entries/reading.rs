@@ -15,7 +15,7 @@ use crate::model::{
 use crate::node::Node;
 use crate::node::entry_json::write_entry;
 use crate::node::feeds::{Feed, joined};
-use crate::stream::{Expression, Scope};
+use crate::stream::{Expression, Scope, Sieve, Sieved};
 
 /// Between pings on an event stream.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -79,6 +79,23 @@ pub struct Reading {
     /// The reader has been told that it has everything.
     told: bool,
     done: bool,
+    /// What may leave, and the definitions under which it does.
+    sieve: Option<(Sieve, Arc<Catalog>)>,
+}
+
+/// Reading stops.
+#[derive(Debug)]
+pub enum ReadError {
+    /// The log.
+    Source(SourceError),
+    /// A filter fails on that entry.
+    Withheld(Position),
+}
+
+impl From<SourceError> for ReadError {
+    fn from(error: SourceError) -> ReadError {
+        ReadError::Source(error)
+    }
 }
 
 impl Reading {
@@ -93,7 +110,54 @@ impl Reading {
         deadline: Option<Instant>,
     ) -> Reading {
         let (turn, ready, sent, told, done) = (0, None, false, false, false);
-        Reading { node, feed, parts, turn, wanted, form, left, deadline, ready, sent, told, done }
+        Reading { node, feed, parts, turn, wanted, form, left, deadline, ready, sent, told, done, sieve: None }
+    }
+
+    /// Only what passes leaves; `None`: everything.
+    pub fn through(mut self, sieve: Option<Sieve>) -> Reading {
+        self.sieve = sieve.map(|sieve| (sieve, Arc::default()));
+        self
+    }
+
+    /// Of an answer that is going to be empty: where the reader is all the same, behind what is not for it.
+    pub fn passed_over(&self) -> Option<String> {
+        let ended = self.form == Form::Lines && self.deadline.is_none() && self.ready.is_none();
+        let at_tail = || self.parts.iter().all(|part| part.from.after == *part.tail.borrow());
+        (ended && at_tail()).then(|| self.here())
+    }
+
+    /// The cursors of all parts.
+    fn here(&self) -> String {
+        joined(&self.parts.iter().map(|part| part.log.cursor_at(part.from.after)).collect::<Vec<_>>())
+    }
+
+    /// What of an entry passes the sieve, with the definitions for it.
+    fn sieved(&self, logged: &Logged, catalog: &Arc<Catalog>) -> Result<Option<(Logged, Arc<Catalog>)>, ReadError> {
+        let Some((sieve, own)) = &self.sieve else { return Ok(None) };
+        let sieved = sieve.entry(&logged.entry, catalog).map_err(|error| {
+            tracing::warn!(
+                "error[WS-SEND-015]: a reader of main stops before position {}: {error} / do: correct [send.feed]",
+                logged.position
+            );
+            ReadError::Withheld(logged.position)
+        })?;
+        let entry = match sieved {
+            Sieved::Nothing => return Ok(None),
+            Sieved::Whole => {
+                for table in logged.entry.header().tables.iter().filter_map(|table| catalog.get(*table)) {
+                    own.add(table);
+                }
+                logged.entry.clone()
+            }
+            Sieved::Narrowed(entry, _) if entry.changes_bytes().is_empty() => return Ok(None),
+            Sieved::Narrowed(entry, tables) => {
+                for table in tables {
+                    own.add(table);
+                }
+                *entry
+            }
+        };
+        Ok(Some((Logged { entry, ..*logged }, own.clone())))
     }
 
     /// The log's name.
@@ -102,17 +166,22 @@ impl Reading {
     }
 
     /// Looks whether every place asked for is there.
-    pub async fn begin(&mut self) -> Result<(), SourceError> {
+    pub async fn begin(&mut self) -> Result<(), ReadError> {
         let mut out = String::new();
         for _ in 0..self.parts.len() {
-            self.fill(&mut out).await?;
+            match self.fill(&mut out).await {
+                Ok(_) => {}
+                // What stands before it is sent; then it is met again.
+                Err(ReadError::Withheld(_)) if !out.is_empty() => break,
+                Err(failed) => return Err(failed),
+            }
         }
         self.ready = (!out.is_empty()).then_some(out);
         Ok(())
     }
 
     /// Reads once from the part whose turn it is; true when there was something to read.
-    async fn fill(&mut self, out: &mut String) -> Result<bool, SourceError> {
+    async fn fill(&mut self, out: &mut String) -> Result<bool, ReadError> {
         let turn = self.turn;
         self.turn = (turn + 1) % self.parts.len();
         let part = &mut self.parts[turn];
@@ -129,10 +198,20 @@ impl Reading {
             if self.left == 0 {
                 break;
             }
+            let leaves = match self.sieve.is_some() {
+                true => self.sieved(logged, &batch.catalog)?,
+                false => None,
+            };
             self.parts[turn].from = logged.position.into();
-            if self.wanted.wants(logged, &batch.catalog) {
+            // What a reader asks by is what it gets, never what is withheld from it.
+            let (logged, catalog) = match &leaves {
+                Some((logged, catalog)) => (logged, catalog),
+                None if self.sieve.is_some() => continue,
+                None => (logged, &batch.catalog),
+            };
+            if self.wanted.wants(logged, catalog) {
                 self.left -= 1;
-                self.write(out, logged, &log, number, &batch.catalog);
+                self.write(out, logged, &log, number, catalog);
             }
         }
         if self.left > 0 {
@@ -239,14 +318,20 @@ impl Reading {
     /// An event that is no entry, with the tail.
     fn note(&self, name: &str) -> Option<Bytes> {
         let tail: u64 = self.parts.iter().map(|part| part.tail.borrow().0).sum();
+        // Where the reader is, also behind what is not for it.
+        let here = self.here();
         Some(match self.form {
-            Form::Messages => format!("{{\"event\":\"{name}\",\"tail\":{tail}}}\n").into(),
-            _ => format!("event: {name}\ndata: {{\"tail\":{tail}}}\n\n").into(),
+            Form::Messages => format!("{{\"event\":\"{name}\",\"tail\":{tail},\"cursor\":\"{here}\"}}\n").into(),
+            _ => format!("id: {here}\nevent: {name}\ndata: {{\"tail\":{tail},\"cursor\":\"{here}\"}}\n\n").into(),
         })
     }
 
-    fn fail(&self, out: &mut String, failed: &SourceError) {
-        let body = serde_json::json!({ "code": "WS-HTTP-022", "message": failed.to_string() });
+    fn fail(&self, out: &mut String, failed: &ReadError) {
+        let message = match failed {
+            ReadError::Source(failed) => failed.to_string(),
+            ReadError::Withheld(position) => format!("the filter for readers fails at position {position}"),
+        };
+        let body = serde_json::json!({ "code": "WS-HTTP-022", "message": message });
         match self.form {
             Form::Events => out.push_str(&format!("event: error\ndata: {body}\n\n")),
             _ => out.push_str(&format!("{body}\n")),

@@ -158,6 +158,16 @@ fn names(config: &Config, check: &mut Check<'_>) {
 fn rules(config: &Config, check: &mut Check<'_>) {
     for (key, rule) in config.send.all() {
         let path: Vec<&str> = key.split('.').take(2).chain(key.splitn(3, '.').nth(2)).collect();
+        let at_logs: Vec<&str> = path.iter().copied().chain(["logs"]).collect();
+        for log in &rule.logs {
+            if log == "main" || key == "send.feed" {
+                let what = format!("[{key}] names the log {log:?} under `logs`");
+                let why = "`logs` are feeds that a linked node may mirror; what is in main leaves table by table";
+                check.fail(&at_logs, what, why, "list tables under `tables`; remove it from `logs`");
+            } else {
+                check.name(&at_logs, log);
+            }
+        }
         for (index, filter) in rule.filters.iter().enumerate() {
             let index = index.to_string();
             let at = |last: &'static str| -> Vec<String> {

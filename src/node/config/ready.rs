@@ -33,14 +33,6 @@ impl Config {
                 add(format!("log.{name}.engine"), "the engine kafka is", "use the engine \"segments\"");
             }
         }
-        for (key, rule) in self.send.all() {
-            if !rule.logs.is_empty() {
-                add(format!("{key}.logs"), "sending feeds is", "remove `logs`");
-            }
-        }
-        if self.send.feed.is_some() {
-            add("send.feed".into(), "a feed for readers over HTTP is", "remove [send.feed]");
-        }
         for (name, rule) in &self.table {
             if !rule.columns.is_empty() {
                 add(format!("table.{name}.columns"), "owners of single columns are", "give the table an owner");

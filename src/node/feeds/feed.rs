@@ -1,5 +1,6 @@
 //! One feed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,8 @@ pub struct Feed {
     pub(super) node: Box<str>,
     pub(super) room: Arc<Semaphore>,
     turn: AtomicUsize,
+    /// How far linked peers have mirrored it, where that is not noted yet.
+    mirrored: Mutex<BTreeMap<Box<str>, BTreeMap<LogId, Cursor>>>,
     dir: PathBuf,
     /// As it is noted; `None` for the node's own log.
     spec: Option<Mutex<FeedSpec>>,
@@ -97,6 +100,7 @@ impl Feed {
             node: node.into(),
             room: Arc::new(Semaphore::new(limits::FEED_ROOM_BYTES >> 10)),
             turn: AtomicUsize::new(0),
+            mirrored: Mutex::default(),
             dir: folder.parent().unwrap_or(folder).into(),
             spec: None,
         })
@@ -199,8 +203,35 @@ impl Feed {
         self.partitions.iter().map(tail).collect()
     }
 
+    /// A linked peer has durably mirrored everything up to that cursor: what comes after it is kept for it, as for a consumer.
+    pub fn has_mirrored(&self, peer: &str, upto: Cursor) {
+        let mut mirrored = self.mirrored.lock().unwrap_or_else(PoisonError::into_inner);
+        mirrored.entry(peer.into()).or_default().insert(upto.log, upto);
+    }
+
+    /// Notes what peers have mirrored since the last time. Blocks.
+    fn note_mirrored(&self) {
+        let mirrored = std::mem::take(&mut *self.mirrored.lock().unwrap_or_else(PoisonError::into_inner));
+        for (peer, cursors) in mirrored {
+            let name = format!("mirror:{peer}");
+            let mut all: BTreeMap<LogId, Cursor> = match self.consumers.get(&name) {
+                Some(known) => known.cursors.into_iter().map(|cursor| (cursor.log, cursor)).collect(),
+                None => BTreeMap::new(),
+            };
+            let before = all.clone();
+            all.extend(cursors);
+            if all == before {
+                continue;
+            }
+            if let Err(error) = self.consumers.set(&name, Some(all.into_values().collect()), None) {
+                tracing::warn!("what {peer} has of the log {} cannot be noted: {error}", self.name);
+            }
+        }
+    }
+
     /// Lets retention have what no consumer needs; the node's own log has its own rules.
     pub(super) async fn release(&self) {
+        tokio::task::block_in_place(|| self.note_mirrored());
         for partition in &self.partitions {
             let Some(segments) = &partition.segments else { continue };
             let needed = self.consumers.lowest(segments.info().id);

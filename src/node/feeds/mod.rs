@@ -12,7 +12,7 @@ mod spec;
 pub use append::{Appended, Call, CallError, CallRow, Refused};
 pub use consumers::{Consumer, ConsumerError, Consumers, joined};
 pub use feed::Feed;
-pub use mirror::{HttpFrom, Mirror, MirrorFrom, MirrorSettings, MirrorStatus, Mirrors};
+pub use mirror::{HttpFrom, Mirror, MirrorFrom, MirrorSettings, MirrorStatus, Mirrors, PeerFeeds};
 pub use partition::Partition;
 pub use raw::{RawReader, RawRefused};
 pub use spec::FeedSpec;
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::{Exit, NodeError};
@@ -42,6 +43,8 @@ pub struct Feeds {
     all: RwLock<BTreeMap<Box<str>, Arc<Feed>>>,
     /// Names that are taken by mirrors, be they there or not.
     expected: BTreeSet<Box<str>>,
+    /// Counts the logs that were made or replaced.
+    made: watch::Sender<u64>,
 }
 
 /// The folder of a node's feeds.
@@ -87,7 +90,7 @@ impl Feeds {
             feed.remember().await?;
         }
         let expected = mirrors.keys().map(|name| name.as_str().into()).collect();
-        Ok(Feeds { dir, node: node.into(), all: RwLock::new(all), expected })
+        Ok(Feeds { dir, node: node.into(), all: RwLock::new(all), expected, made: watch::Sender::new(0) })
     }
 
     /// The log of that name.
@@ -119,7 +122,13 @@ impl Feeds {
         room(all.len())?;
         spec.store(&self.dir, name)?;
         all.insert(name.into(), Arc::new(Feed::open(&self.dir, &self.node, name, spec)?));
+        self.made.send_modify(|made| *made += 1);
         Ok(true)
+    }
+
+    /// Changes when a log was made.
+    pub fn made(&self) -> watch::Receiver<u64> {
+        self.made.subscribe()
     }
 
     /// Whether that is the name of a mirror, be it there or not.
@@ -145,6 +154,7 @@ impl Feeds {
         let feed = Arc::new(Feed::mirror(&self.dir, &self.node, name, &spec, original)?);
         spec.store(&self.dir, name)?;
         all.insert(name.into(), feed.clone());
+        self.made.send_modify(|made| *made += 1);
         Ok(feed)
     }
 

@@ -6,6 +6,8 @@ mod append;
 mod history;
 mod hostile;
 mod kept;
+mod links;
+mod main_log;
 mod mirror;
 mod openapi;
 mod pressure;

@@ -64,7 +64,10 @@ async fn begin(mirror: &Mirror, feeds: &Feeds) -> Arc<Feed> {
 async fn pause(mirror: &Mirror, number: Option<usize>, trouble: Trouble, failed: u32) -> u32 {
     let wait: Duration = Retry::default().wait(failed + 1, trouble.retryable, rand::random());
     mirror.troubled(number, trouble, wait);
-    tokio::time::sleep(wait).await;
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = mirror.original.changed() => {}
+    }
     failed + 1
 }
 

@@ -1,7 +1,5 @@
 //! An original that is asked over HTTP.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty};
@@ -169,9 +167,4 @@ async fn refused(url: &str, answer: Response<Incoming>, after: Option<Cursor>) -
         status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => trouble::unreachable(what),
         _ => trouble::unreadable(what),
     }
-}
-
-/// The original that is there.
-pub(super) fn original(from: HttpFrom) -> Arc<dyn Original> {
-    Arc::new(HttpOriginal(from))
 }

@@ -3,11 +3,13 @@
 mod follow;
 mod from;
 mod http;
+mod link;
 mod original;
 mod tls;
 mod trouble;
 
 pub use from::{HttpFrom, MirrorFrom};
+pub use link::PeerFeeds;
 pub use trouble::Trouble;
 
 use std::collections::BTreeMap;
@@ -107,7 +109,7 @@ impl Mirror {
     fn heard(&self, number: usize, here: Position, tail: Position) {
         let mut state = self.state();
         let Some(part) = state.parts.get_mut(number) else { return };
-        if !part.connected {
+        if !part.connected && number == 0 {
             tracing::info!("the mirror {} follows {} from position {here} on", self.name, self.from);
         }
         (part.connected, part.tail, part.trouble) = (true, tail, None);
@@ -211,6 +213,7 @@ impl Mirrors {
         &self,
         settings: BTreeMap<String, MirrorSettings>,
         feeds: &Arc<Feeds>,
+        peers: &Arc<PeerFeeds>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
@@ -218,9 +221,9 @@ impl Mirrors {
             if feeds.get(&name).is_some_and(|feed| feed.mirror_of().is_none()) {
                 continue;
             }
-            let original = match &settings.from {
-                MirrorFrom::Http(from) => http::original(from.clone()),
-                MirrorFrom::Peer { .. } => continue,
+            let original: Arc<dyn Original> = match settings.from.clone() {
+                MirrorFrom::Http(from) => Arc::new(http::HttpOriginal(from)),
+                MirrorFrom::Peer { node, log } => Arc::new(link::PeerOriginal { peers: peers.clone(), node, log }),
             };
             let mirror = Arc::new(Mirror::new(&name, settings, original, stop.child_token()));
             self.lock().insert(name.into(), mirror.clone());

@@ -15,6 +15,10 @@ pub(super) trait Original: Send + Sync {
     /// # Errors
     /// It cannot be reached, has no such feed, or the cursor is none of its own.
     async fn open(&self, partition: u32, after: Option<Cursor>) -> Result<(FeedFacts, Box<dyn Stretches>), Trouble>;
+    /// Returns when something has changed by which it may be reached; never for most.
+    async fn changed(&self) {
+        std::future::pending().await
+    }
 }
 
 /// One partition that is being read.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::model::{Cursor, Position};
+use crate::peer::feed_code;
 
 /// Why a mirror does not go on, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +83,16 @@ pub(super) fn parted(what: String) -> Trouble {
 /// The original is at a place where it cannot be.
 pub(super) fn parted_at(here: Cursor, there: &dyn fmt::Display) -> Trouble {
     parted(format!("this mirror has {here}, and at the original {there}"))
+}
+
+/// A peer does not answer a request, and says why by a code.
+pub(super) fn refused(code: &str, what: String) -> Trouble {
+    match code {
+        feed_code::NOT_SENT | feed_code::NO_PARTITION => missing(what),
+        feed_code::CURSOR => parted(what),
+        feed_code::TRIMMED => trimmed(what),
+        _ => unreachable(what),
+    }
 }
 
 /// It cannot be stored here.
