@@ -5,10 +5,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use prost::Message as _;
 
+use super::super::feed::{FeedEntries, FeedFacts, FeedPart};
 use super::*;
 use crate::model::{
-    Column, Entry, EntryHeader, Epoch, Fingerprint, Kind as ValueKind, LogId, Origin, Position, TableDef, Timestamp,
-    Value,
+    Column, Entry, EntryHeader, Epoch, Fingerprint, Kind as ValueKind, Lamport, LogId, Origin, Position, TableDef,
+    Timestamp, Value,
 };
 use crate::view::CopyLines;
 
@@ -23,6 +24,18 @@ fn cursor(position: u64) -> Cursor {
 fn table() -> Arc<TableDef> {
     let column = |name: &str, key| Column { name: name.into(), type_name: "text".into(), key };
     Arc::new(TableDef::new("orders".parse().expect("a name"), vec![column("id", 1), column("note", 0)]))
+}
+
+fn feed_facts() -> FeedFacts {
+    let epochs = vec![(Epoch(1), Position(1)), (Epoch(2), Position(8))];
+    let part = |id| FeedPart {
+        id: LogId(id),
+        epochs: epochs.clone(),
+        oldest: Position(2),
+        tail: Position(9),
+        lamport: Lamport(4),
+    };
+    FeedFacts { log: "orders".into(), parts: vec![part(5), part(6)] }
 }
 
 fn one_of_each() -> Vec<Message> {
@@ -40,6 +53,16 @@ fn one_of_each() -> Vec<Message> {
     };
     let header = EntryHeader { origin: Some(Origin { ..cursor(8) }), ..EntryHeader::default() };
     let entries = vec![Entry::new(header, Bytes::from_static(b"changes"))];
+    let stretch = FeedEntries {
+        log: "orders".into(),
+        partition: 3,
+        first: Position(7),
+        epochs: vec![(Epoch(1), Position(1)), (Epoch(2), Position(8))],
+        tables: vec![table()],
+        entries: entries.clone(),
+        tail: Position(9),
+        time: Timestamp(-5),
+    };
     let row = vec![Value::new(ValueKind::Integer, "1"), Value::NULL];
     let name = table().name.clone();
     vec![
@@ -75,6 +98,10 @@ fn one_of_each() -> Vec<Message> {
             cut: Some("cut-7".into()),
         }),
         Message::Copy(CopyMessage::Refused { table: name, why: "parked".into() }),
+        Message::Feed(FeedMessage::Feeds(vec![feed_facts()])),
+        Message::Feed(FeedMessage::Request { log: "orders".into(), partition: 3, after: cursor(8) }),
+        Message::Feed(FeedMessage::Entries(stretch)),
+        Message::Feed(FeedMessage::Refused { log: "a".into(), partition: 0, code: "WS-X-1".into(), why: "no".into() }),
         Message::Failure(Refusal { code: "WS-X-1".into(), message: "no / why: so".into(), retryable: true }),
         Message::Bye("stopping".into()),
     ]
