@@ -60,7 +60,10 @@ fn readers_get_what_is_listed_and_passes_and_nothing_else() {
     site.sql("insert into secret values (1, 'hidden')");
     site.sql("insert into orders values (3, 'US', 's-three', 'c')");
     site.sql("insert into orders values (4, 'EU', 's-four', 'd')");
+    // What commits between two polls of SQLite is one transaction: what comes last is to be one of its own.
+    logged(&site, "s-four");
     site.sql("update orders set region = 'US' where id = 4");
+    logged(&site, "\"op\":\"update\"");
     site.sql("insert into secret values (2, 'last')");
     logged(&site, "last");
     let (status, text, _) = ask(&site, "", None);
