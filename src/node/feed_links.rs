@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::feeds::{Feed, Feeds, MirrorFrom, RawReader, RawRefused};
-use super::shared::Shared;
+use super::shared::{Link, Shared};
 use crate::model::{Cursor, LinkId, limits};
 use crate::peer::{Control, FeedFacts, FeedMessage, LinkHandle, Role, feed_code};
 
@@ -20,6 +20,19 @@ impl Shared {
         let Some(feeds) = self.feeds.get() else { return Vec::new() };
         let feeds = feeds.all().into_iter().filter(|feed| self.may_mirror(role, peer, feed));
         feeds.filter_map(|feed| feed.facts()).collect()
+    }
+
+    /// A link is about to stand: its peer is told which feeds it may mirror.
+    pub async fn begin_feeds(&self, id: LinkId, link: &Link) {
+        if !link.mirrors {
+            return;
+        }
+        let name = &link.node.name;
+        self.peer_feeds.linked(id, name, link.connection, link.handle.clone());
+        if !self.policy.send(link.role, name).logs.is_empty() {
+            let feeds = self.feeds_for(link.role, name);
+            link.handle.send(Control::Feed(FeedMessage::Feeds(feeds))).await;
+        }
     }
 
     /// A message about feeds came from a peer. Does not block.

@@ -202,19 +202,6 @@ impl NodeHost {
         Ok(Append { drafts, ..append })
     }
 
-    /// A link is about to stand: its peer is told which feeds it may mirror.
-    async fn begin_feeds(&self, id: LinkId, link: &Link) {
-        if !link.mirrors {
-            return;
-        }
-        let name = &link.node.name;
-        self.0.peer_feeds.linked(id, name, link.connection, link.handle.clone());
-        if !self.0.policy.send(link.role, name).logs.is_empty() {
-            let feeds = self.0.feeds_for(link.role, name);
-            link.handle.send(Control::Feed(FeedMessage::Feeds(feeds))).await;
-        }
-    }
-
     /// Tells every peer what it will be sent, after tables changed.
     pub async fn announce_offers(&self) {
         let links: Vec<_> = {
@@ -319,7 +306,7 @@ impl Host for NodeHost {
             mirrors: peer.mirrors,
             feed_requests: Arc::new(Semaphore::new(crate::model::limits::FEED_REQUESTS_MAX)),
         };
-        self.begin_feeds(link, &standing).await;
+        shared.begin_feeds(link, &standing).await;
         let before = {
             let mut links = shared.links();
             let before = links.remove(&link);
