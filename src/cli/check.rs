@@ -47,7 +47,7 @@ pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<Stri
         let text = format!("{} ({}), about {} rows", sends.table, sends.columns.join(", "), sends.rows);
         plan.lines.push((format!("sends to {}", sends.to), text));
     }
-    found.warnings.extend(runtime()?.block_on(look_at_copies(&settings)));
+    found.warnings.extend(runtime()?.block_on(look_at_copies(&settings))?);
     let parent = runtime()?.block_on(probe_parent(&settings, &found));
     match parent {
         Ok(None) => {}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::log_feed::{Append, Create, Retain, Trim};
 use super::log_follow::{Range, export, read, tail};
@@ -11,7 +11,7 @@ use super::{Exit, ExitError, Global, output, status_text};
 use crate::log::Log as LogStore;
 use crate::log::segments::{self, OpenError, SegmentLog};
 use crate::node::config::Config;
-use crate::node::feeds::feeds_dir;
+use crate::node::feeds::{feeds_dir, stored};
 
 /// What is in the logs
 #[derive(Debug, Args)]
@@ -133,19 +133,30 @@ fn ls(global: &Global) -> Result<(), ExitError> {
     let config = global.config()?;
     let answer = match super::Admin::of(&config).and_then(|admin| admin.get("/v1/logs")) {
         Ok(answer) => answer,
-        Err(error) if error.exit == Exit::Unreachable => {
-            let info = open_stopped(&config, "main")?.info();
-            json!({ "logs": [{
-                "name": "main", "state": "stopped", "id": info.id.to_string(), "oldest": info.oldest.0,
-                "tail": info.tail.0, "bytes": info.bytes, "epochs": info.epochs.len(), "torn_bytes": info.torn_bytes,
-            }]})
-        }
+        Err(error) if error.exit == Exit::Unreachable => ls_stopped(&config)?,
         Err(error) => return Err(error),
     };
     if global.json {
         return output::object(answer);
     }
     output::line(&status_text::logs(&answer["logs"]))
+}
+
+/// What the data folder holds.
+fn ls_stopped(config: &Config) -> Result<Value, ExitError> {
+    let feeds = stored(&config.node.data_dir).map_err(ExitError::from)?;
+    let mut logs = Vec::new();
+    for (name, partitions) in [("main".to_owned(), 1)].into_iter().chain(feeds) {
+        let opened = (0..partitions).map(|number| Ok(open_stopped(config, &format!("{name}/{number}"))?.info()));
+        let infos = opened.collect::<Result<Vec<_>, ExitError>>()?;
+        logs.push(json!({
+            "name": name, "state": "stopped", "id": infos[0].id.to_string(), "oldest": infos[0].oldest.0,
+            "tail": infos.iter().map(|info| info.tail.0).sum::<u64>(), "bytes": infos.iter().map(|info| info.bytes).sum::<u64>(),
+            "epochs": infos[0].epochs.len(), "torn_bytes": infos.iter().map(|info| info.torn_bytes).sum::<u64>(),
+            "partitions": partitions,
+        }));
+    }
+    Ok(json!({ "logs": logs }))
 }
 
 fn verify(global: &Global, log: &str) -> Result<(), ExitError> {

@@ -82,7 +82,7 @@ pub async fn append(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let Some(feed) = node.feeds.get(&log) else { return super::server::no_log(&log) };
+    let Some(feed) = node.shared.feeds.get(&log) else { return super::server::no_log(&log) };
     if let Err(refused) = allowed(&node, &headers, &Right::Append(log.into()), true) {
         return *refused;
     }

@@ -14,7 +14,7 @@ use crate::node::feeds::{Consumer, ConsumerError, Feed, joined};
 use crate::node::{Node, Right};
 
 fn found(node: &Node, log: &str, headers: &HeaderMap) -> Result<std::sync::Arc<Feed>, Box<Response>> {
-    let feed = node.feeds.get(log).ok_or_else(|| Box::new(no_log(log)))?;
+    let feed = node.shared.feeds.get(log).ok_or_else(|| Box::new(no_log(log)))?;
     allowed(node, headers, &Right::Read(log.into()), feed.takes_appends() || log != "main")?;
     Ok(feed)
 }

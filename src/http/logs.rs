@@ -52,13 +52,14 @@ fn shown(node: &Node, feed: &Feed) -> Value {
 /// `GET /v1/logs`: those that may be read.
 pub async fn ls(State(node): Shared, headers: HeaderMap) -> Response {
     let may = |feed: &Feed| allowed(&node, &headers, &Right::Read(feed.name.clone()), true).is_ok();
-    let logs: Vec<Value> = node.feeds.all().iter().filter(|feed| may(feed)).map(|feed| shown(&node, feed)).collect();
+    let logs: Vec<Value> =
+        node.shared.feeds.all().iter().filter(|feed| may(feed)).map(|feed| shown(&node, feed)).collect();
     Json(json!({ "schema": 1, "logs": logs })).into_response()
 }
 
 /// `GET /v1/logs/{log}`.
 pub async fn show(State(node): Shared, Path(log): Path<String>, headers: HeaderMap) -> Response {
-    let Some(feed) = node.feeds.get(&log) else { return absent(&node, &log) };
+    let Some(feed) = node.shared.feeds.get(&log) else { return absent(&node, &log) };
     if let Err(refused) = allowed(&node, &headers, &Right::Read(log.into()), true) {
         return *refused;
     }
@@ -104,10 +105,10 @@ pub async fn create(State(node): Shared, headers: HeaderMap, new: Result<Json<Ne
     let (retain_ms, retain_bytes) = (new.retain_ms, new.retain_bytes);
     let spec =
         FeedSpec { partitions, append: new.append.unwrap_or(true), retain_ms, retain_bytes, ..FeedSpec::default() };
-    match tokio::task::block_in_place(|| node.feeds.create(&new.name, &spec)) {
+    match tokio::task::block_in_place(|| node.shared.feeds.create(&new.name, &spec)) {
         Err(failed) => error(StatusCode::CONFLICT, failed.code, &failed.what, &failed.why, &failed.advice),
         Ok(made) => {
-            let Some(feed) = node.feeds.get(&new.name) else { return no_log(&new.name) };
+            let Some(feed) = node.shared.feeds.get(&new.name) else { return no_log(&new.name) };
             let code = if made { StatusCode::CREATED } else { StatusCode::OK };
             (code, Json(shown(&node, &feed))).into_response()
         }
@@ -124,7 +125,7 @@ pub struct Trim {
 
 /// `POST /v1/logs/{log}/trim`.
 pub async fn trim(State(node): Shared, Path(log): Path<String>, trim: Result<Json<Trim>, JsonRejection>) -> Response {
-    let Some(feed) = node.feeds.get(&log) else { return no_log(&log) };
+    let Some(feed) = node.shared.feeds.get(&log) else { return no_log(&log) };
     let trim = match trim {
         Ok(Json(trim)) => trim,
         Err(refused) => {
@@ -149,7 +150,7 @@ pub struct Keep {
 
 /// `POST /v1/logs/{log}/retain`.
 pub async fn retain(State(node): Shared, Path(log): Path<String>, keep: Result<Json<Keep>, JsonRejection>) -> Response {
-    let Some(feed) = node.feeds.get(&log) else { return no_log(&log) };
+    let Some(feed) = node.shared.feeds.get(&log) else { return no_log(&log) };
     let keep = match keep {
         Ok(Json(keep)) => keep,
         Err(refused) => {

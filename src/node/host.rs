@@ -136,7 +136,7 @@ impl NodeHost {
         if peer.node.name == me.name {
             return twice(&me.name, "this node and the one it links with");
         }
-        let theirs = peer.path.iter().skip(1).chain(linked(&peer.below));
+        let theirs = peer.path.get(1..).into_iter().flatten().chain(linked(&peer.below));
         for node in theirs.chain([&peer.node]) {
             if node.name == me.name && node.log != me.log {
                 return twice(&node.name, "this node and one beyond the link");
@@ -146,8 +146,9 @@ impl NodeHost {
                 let others = links.values().filter(|link| link.node.log != peer.node.log);
                 let known = others.flat_map(|link| linked(&link.below).chain([&link.node]));
                 let path = shared.path.borrow();
-                if let Some(other) =
-                    known.chain(path.iter().skip(1)).find(|other| other.name == node.name && other.log != node.log)
+                if let Some(other) = known
+                    .chain(path.get(1..).into_iter().flatten())
+                    .find(|other| other.name == node.name && other.log != node.log)
                 {
                     return twice(&other.name, "one is linked already, another wants to");
                 }

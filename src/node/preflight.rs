@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::policy::Policy;
 use super::settings::{Exit, NodeError, Settings};
+use super::standby::refuse_own;
 use super::store::Store;
 use crate::model::{Epoch, LinkId, LogId, TableDef, TableName};
 use crate::peer::{Hello, NodeRef, Offer, Refusal, Role, probe};
@@ -158,14 +159,24 @@ fn unknown_owner(policy: &Policy, table: &InspectedTable) -> Option<String> {
 }
 
 /// What keeps the databases of `[copy.NAME]` from being followed. They hold up nobody, so these are warnings.
-pub async fn look_at_copies(settings: &Settings) -> Vec<String> {
+///
+/// # Errors
+/// A copy is the node's own database.
+pub async fn look_at_copies(settings: &Settings) -> Result<Vec<String>, NodeError> {
     let mut warnings = Vec::new();
     for copy in &settings.copies {
+        if let Some(own) = &settings.database {
+            match refuse_own(&copy.name, &own.store, &copy.database.store).await {
+                Err(error) if error.exit == Exit::Configuration => return Err(error),
+                // What cannot be reached is told below.
+                _ => {}
+            }
+        }
         if let Err(error) = copy.database.store.inspect_copy().await {
             warnings.push(format!("copy {}: {error}", copy.name));
         }
     }
-    warnings
+    Ok(warnings)
 }
 
 struct Found {

@@ -32,6 +32,10 @@ pub fn pins(shared: &Shared) -> Vec<(String, Position)> {
         let acknowledged = standing.map_or(Position(known.acknowledged), |cursor| cursor.position);
         pins.push((format!("{} {name}", known.role), acknowledged));
     }
+    if let Some(main) = shared.feeds.get("main") {
+        let needs = main.consumers.needs(shared.log.id());
+        pins.extend(needs.into_iter().map(|(name, position)| (format!("consumer {name}"), position)));
+    }
     pins
 }
 

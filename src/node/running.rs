@@ -40,8 +40,6 @@ pub struct Node {
     pub(super) capture_commands: Option<std_mpsc::Sender<CaptureCommand>>,
     capture_thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     segments: Arc<SegmentLog>,
-    /// The node's logs by name, `main` among them.
-    pub feeds: Arc<Feeds>,
     /// Who may do what over HTTP.
     pub tokens: Vec<Token>,
     /// The certificate with which it speaks TLS.
@@ -99,6 +97,7 @@ impl Node {
             name: settings.name.clone().into(),
             data_dir: settings.data_dir.clone(),
             log,
+            feeds,
             policy: settings.policy,
             book,
             database,
@@ -115,7 +114,6 @@ impl Node {
             capture_commands: None,
             capture_thread: std::sync::Mutex::default(),
             segments,
-            feeds,
             tokens: settings.tokens,
             tls: settings.tls,
             cors: settings.cors,
@@ -130,7 +128,7 @@ impl Node {
         }
         node.shared.tasks.spawn(copies::run(node.shared.clone(), copy_messages));
         node.shared.tasks.spawn(retention::run(node.shared.clone()));
-        node.shared.tasks.spawn(node.feeds.clone().retain(node.shared.stop.clone()));
+        node.shared.tasks.spawn(node.shared.feeds.clone().retain(node.shared.stop.clone()));
         node.start_feeds(settings.mirrors);
         node.dial(settings.parent.as_ref())?;
         Ok(node)
@@ -138,9 +136,7 @@ impl Node {
 
     /// Starts mirrors, and tells peers of feeds that they may mirror.
     fn start_feeds(&self, mirrors: BTreeMap<String, MirrorSettings>) {
-        let (shared, feeds) = (&self.shared, &self.feeds);
-        // It is set here only, once.
-        let _ = shared.feeds.set(feeds.clone());
+        let (shared, feeds) = (&self.shared, &self.shared.feeds);
         shared.mirrors.start(mirrors, feeds, &shared.peer_feeds, &shared.tasks, &shared.stop);
         shared.tasks.spawn(shared.clone().watch_feeds(feeds.clone()));
     }
@@ -218,7 +214,7 @@ impl Node {
         }
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        self.feeds.close();
+        self.shared.feeds.close();
         if let Err(error) = self.segments.close() {
             tracing::error!("error[WS-LOG-004]: closing the log: {error}; it is recovered at the next start");
         }

@@ -170,6 +170,8 @@ pub struct Shared {
     pub data_dir: PathBuf,
     /// Its `main` log.
     pub log: Arc<dyn Log>,
+    /// Its logs by name, `main` among them.
+    pub feeds: Arc<Feeds>,
     /// The epoch of this run.
     pub epoch: Epoch,
     /// Who gets what.
@@ -206,8 +208,6 @@ pub struct Shared {
     pub mirrors: Mirrors,
     /// What linked peers let be mirrored.
     pub peer_feeds: Arc<PeerFeeds>,
-    /// The node's logs, once they are open.
-    pub feeds: OnceLock<Arc<Feeds>>,
     /// Messages of first copies, to whom it concerns.
     pub copies: mpsc::Sender<PeerCopy>,
     /// Woken when links, offers or lanes changed, so that copies are looked at again.
@@ -314,6 +314,8 @@ pub struct SharedParts {
     /// See [`Shared`].
     pub log: Arc<dyn Log>,
     /// See [`Shared`].
+    pub feeds: Arc<Feeds>,
+    /// See [`Shared`].
     pub policy: Policy,
     /// See [`Shared`].
     pub book: Book,
@@ -339,6 +341,7 @@ impl SharedParts {
             name: self.name,
             data_dir: self.data_dir,
             log: self.log,
+            feeds: self.feeds,
             epoch,
             policy: self.policy,
             book: self.book,
@@ -357,7 +360,6 @@ impl SharedParts {
             dial: watch::Sender::new(DialState::default()),
             mirrors: Mirrors::default(),
             peer_feeds: Arc::default(),
-            feeds: OnceLock::new(),
             copies,
             copy_wake: tokio::sync::Notify::new(),
             copy_waits: Mutex::default(),

@@ -15,6 +15,7 @@ use super::running::{handle, join_log};
 use super::serving::{doing, settled, wait_applied};
 use super::settings::{CopySettings, Exit, NodeError, Settings};
 use super::shared::Shared;
+use super::store::Store;
 use crate::model::{Batch, Cursor, Fingerprint, LinkId, Logged, Op, Row, TableDef, TableName, limits, scan_ops};
 use crate::stream::{Destination, Sieve, Sieved};
 use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard, TableReader, View, ViewError};
@@ -87,6 +88,9 @@ impl Standby {
 
 async fn open(settings: &CopySettings, shared: &Shared) -> Result<Box<dyn LaneView>, NodeError> {
     let (database, log, dir) = (&settings.database, shared.log.id(), shared.data_dir.clone());
+    if let Some(own) = &shared.database {
+        refuse_own(&settings.name, &own.store, &database.store).await?;
+    }
     let mut view = database.store.applier(database, log, dir, Some(&settings.name)).await?;
     if let Ok(Some(cursor)) = view.cursor().await
         && let Err(error) = shared.log.check(cursor)
@@ -108,6 +112,34 @@ async fn open(settings: &CopySettings, shared: &Shared) -> Result<Box<dyn LaneVi
     }
     join_log(&mut *view, &shared.log).await?;
     Ok(view)
+}
+
+/// A copy is another database than the node's own, however either is named: what is applied to it would be captured again, and
+/// older values would be written over newer ones.
+///
+/// # Errors
+/// It is the node's own, or one of them cannot be reached.
+pub(super) async fn refuse_own(name: &str, own: &Store, copy: &Store) -> Result<(), NodeError> {
+    let unreached = |why: String| {
+        let fix = "see that both can be reached; it is tried again";
+        NodeError::new(
+            "WS-NODE-026",
+            Exit::Unreachable,
+            why,
+            "it is not known whether it is the node's own database",
+            fix,
+        )
+    };
+    let (before, copy) = (own.identity().await.map_err(unreached)?, copy.identity().await.map_err(unreached)?);
+    if before != own.identity().await.map_err(unreached)? {
+        return Err(unreached("the node's own database was started again or replaced meanwhile".to_owned()));
+    }
+    if before.is_none() || before != copy {
+        return Ok(());
+    }
+    let what = format!("[copy.{name}] is the node's own database under another name");
+    let why = "what is applied to it would be captured again, and older values would be written over newer ones";
+    Err(NodeError::new("WS-NODE-025", Exit::Configuration, what, why, "name another database"))
 }
 
 /// Copies tables that do not follow yet.

@@ -142,6 +142,17 @@ impl Store {
         NodeError::new(code, exit, error, why, "mend it and start again").locked(locked)
     }
 
+    /// What tells the database from every other, however it is named; `None` for a file that is not there yet.
+    ///
+    /// # Errors
+    /// Words: it cannot be reached.
+    pub(super) async fn identity(&self) -> Result<Option<String>, String> {
+        match self {
+            Store::Sqlite(path) => Ok(sqlite::file_identity(path)),
+            Store::Postgres(endpoint) => postgres::identity_of(endpoint).await.map(Some).map_err(|error| error.words()),
+        }
+    }
+
     /// Opens the database as a view of the node's log.
     pub(super) async fn applier(
         &self,

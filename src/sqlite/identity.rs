@@ -27,3 +27,9 @@ impl FileId {
         }
     }
 }
+
+/// What tells a database's file from every other, however its path is written; `None` where there is none.
+pub fn file_identity(path: &Path) -> Option<String> {
+    let FileId { device, number } = FileId::of(path).ok()?;
+    Some(format!("sqlite:{device}/{number}"))
+}

@@ -38,6 +38,7 @@ pub use create::{create_table, create_table_for};
 pub use diff::{diff_table, list_tables};
 pub use error::CaptureError;
 pub use failure::SqliteError;
+pub use identity::file_identity;
 pub use ids::{mend_ids, stray_ids};
 pub use inspect::inspect;
 pub use options::{CaptureOptions, Captured};

@@ -38,7 +38,7 @@ pub async fn read(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     headers: HeaderMap,
 ) -> Response {
-    let Some(feed) = node.feeds.get(&log) else { return absent(&node, &log) };
+    let Some(feed) = node.shared.feeds.get(&log) else { return absent(&node, &log) };
     let sieve = match sieve(&node, &headers, &feed) {
         Ok(sieve) => sieve,
         Err(refused) => return *refused,

@@ -132,14 +132,15 @@ impl Consumers {
         Ok(now.is_some())
     }
 
-    /// The lowest position of that log that a consumer still needs what comes after.
-    pub fn lowest(&self, log: LogId) -> Option<Position> {
-        let all = self.lock();
+    /// What each still needs what comes after, of that log. Of a partition that a consumer has not named it has read nothing.
+    pub fn needs(&self, log: LogId) -> Vec<(Box<str>, Position)> {
+        if !self.logs.contains(&log) {
+            return Vec::new();
+        }
         let of = |consumer: &Consumer| {
             let read = consumer.cursors.iter().find(|cursor| cursor.log == log);
-            // Of a partition that it has not named it has read nothing.
-            self.logs.contains(&log).then(|| read.map_or(Position::ZERO, |cursor| cursor.position))
+            read.map_or(Position::ZERO, |cursor| cursor.position)
         };
-        all.values().filter_map(of).min()
+        self.lock().iter().map(|(name, consumer)| (name.clone(), of(consumer))).collect()
     }
 }

@@ -234,8 +234,9 @@ impl Feed {
         tokio::task::block_in_place(|| self.note_mirrored());
         for partition in &self.partitions {
             let Some(segments) = &partition.segments else { continue };
-            let needed = self.consumers.lowest(segments.info().id);
-            let upto = needed.unwrap_or_else(|| *partition.log.tail().borrow());
+            let needs = self.consumers.needs(segments.info().id);
+            let upto =
+                needs.into_iter().map(|(_, position)| position).min().unwrap_or_else(|| *partition.log.tail().borrow());
             if let Err(error) = partition.log.release(upto).await {
                 tracing::warn!("retention of the log {}: {error}", self.name);
             }

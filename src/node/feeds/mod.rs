@@ -52,6 +52,14 @@ pub fn feeds_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("feeds")
 }
 
+/// The feeds that a data folder holds, with their partitions; by name.
+///
+/// # Errors
+/// The folder, or what is noted in it, cannot be read.
+pub fn stored(data_dir: &Path) -> Result<Vec<(String, u32)>, NodeError> {
+    Ok(spec::stored(&feeds_dir(data_dir))?.into_iter().map(|(name, spec)| (name, spec.partitions)).collect())
+}
+
 impl Feeds {
     /// Opens every feed that the configuration names or that was created before; `main` is what the node has opened.
     ///

@@ -8,6 +8,7 @@ use tokio_postgres::{IsolationLevel, Row, Transaction};
 
 use super::compare;
 use crate::model::EventTime;
+use crate::postgres::identity::identity;
 use crate::postgres::{Endpoint, PgError, Session};
 use crate::view::{ChunkDigest, EventIds, EventsError, EventsFacts, EventsTable, StoredEvent, Trouble};
 
@@ -17,13 +18,6 @@ pub struct PgEventsTable {
     digest_kind: String,
 }
 
-/// Whether `pg_control_system` may be called by everybody, so that its answer does not depend on who asks.
-const CONTROL_IS_PUBLIC: &str = "select has_function_privilege('public', 'pg_catalog.pg_control_system()', 'execute')";
-/// The identifier alone is not enough: a cluster restored from another's base backup has the same one. The instant at
-/// which the server started is the same for everybody who is connected to it, however they came.
-const IDENTITY: &str = "select '/' || extract(epoch from pg_postmaster_start_time())::text || '/' || d.oid || '/' || \
-                        d.datname from pg_database d where d.datname = current_database()";
-const SYSTEM: &str = "select system_identifier::text from pg_control_system()";
 const COLUMNS: &str = "select attname::text, format_type(atttypid, atttypmod), attnotnull \
                        from pg_attribute where attrelid = 'events'::regclass and attnum > 0 and not attisdropped \
                        order by attname";
@@ -114,14 +108,6 @@ impl Asking<'_> {
         self.endpoint.failed("looking at the table events", error)
     }
 
-    async fn identity(&self) -> Result<String, PgError> {
-        let system = match self.one::<bool>(CONTROL_IS_PUBLIC).await? {
-            true => self.one::<String>(SYSTEM).await?,
-            false => String::new(),
-        };
-        Ok(format!("postgres:{system}{}", self.one::<String>(IDENTITY).await?))
-    }
-
     /// Refuses a table with other columns, or one whose rows are hidden in part.
     async fn check_shape(&self) -> Result<(), EventsError> {
         let mut columns = Vec::new();
@@ -175,7 +161,10 @@ impl Asking<'_> {
     }
 
     async fn facts(&self) -> Result<EventsFacts, EventsError> {
-        let mut facts = EventsFacts { identity: self.identity().await?, ..EventsFacts::default() };
+        let mut facts = EventsFacts {
+            identity: identity(&self.transaction).await.map_err(|error| self.failed(error))?,
+            ..EventsFacts::default()
+        };
         self.check_shape().await?;
         facts.insert_refused = self.access().await?;
         facts.has_key = self.one(KEY).await?;

@@ -84,7 +84,7 @@ impl Reader {
         let before = match (from.part, self.rest.take()) {
             (0, _) => (from.after.0 as i64, EventTime::default()),
             (_, Some((at, before))) if at == from => before,
-            (parts, _) => self.skip(from.after, parts)?,
+            (parts, _) => self.after_parts(from.after, parts)?,
         };
         let gathering = self.gather(from, before, limit)?;
         if gathering.next.part > 0 {
@@ -94,7 +94,7 @@ impl Reader {
     }
 
     /// The last event of so many parts of the transaction after `after`.
-    fn skip(&self, after: Position, parts: u32) -> Result<(i64, EventTime), SourceError> {
+    fn after_parts(&self, after: Position, parts: u32) -> Result<(i64, EventTime), SourceError> {
         let (mut from, mut before) = (ReadFrom::from(after), (after.0 as i64, EventTime::default()));
         for part in 1..=parts {
             let gathering = self.gather(from, before, Limit { bytes: 1, entries: 1 })?;

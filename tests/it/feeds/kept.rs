@@ -1,6 +1,7 @@
 //! Consumers, retention, and logs that are made while the node runs.
 
 use super::*;
+use crate::tree::site::wait;
 
 fn put(site: &Site, path: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
     let mut request = agent().put(format!("http://127.0.0.1:{}/v1/logs/{path}", site.port));
@@ -102,4 +103,29 @@ fn a_log_is_made_while_the_node_runs_and_stays() {
     site.configure(None, "[log.wide]\npartitions = 2\n");
     site.start();
     assert_eq!(site.ended(), Some(3));
+}
+
+#[test]
+fn what_a_consumer_of_the_main_log_has_not_read_is_kept_and_goes_when_it_has() {
+    let ground = Ground::new();
+    let site = node(&ground, "[log.main]\nappend = true\nretain = { time = \"0.5s\", bytes = \"1MiB\" }\n");
+    let row = format!("{{\"row\":\"{}\"}}", "x".repeat(1000));
+    let first = append(&site, "main", &row)["cursor"].as_str().expect("a cursor").to_owned();
+    assert_eq!(put(&site, "main/consumers/me", &format!("{{\"cursor\":\"{first}\"}}"), &[]).0, 201);
+    let mut last = first;
+    for _ in 0..300 {
+        last = append(&site, "main", &row)["cursor"].as_str().expect("a cursor").to_owned();
+    }
+    let log = || get(&site, "main").1;
+    let pins =
+        |log: &Json| log["pins"].as_array().is_some_and(|pins| pins.iter().any(|pin| pin["who"] == "consumer me"));
+    wait("the consumer is among those who pin it", || pins(&log()));
+    // A second log, which nobody pins, shows that retention has had its time.
+    site.does(&["log", "create", "other"]);
+    site.does(&["log", "retain", "other", "--time", "0.5s"]);
+    append(&site, "other", "{\"row\":1}");
+    wait("retention has looked", || get(&site, "other").1["oldest"].as_u64() > Some(1));
+    assert!(log()["oldest"].as_u64() <= Some(2), "{}", log());
+    assert_eq!(put(&site, "main/consumers/me", &format!("{{\"cursor\":\"{last}\"}}"), &[]).0, 200);
+    wait("what nobody needs goes", || log()["oldest"].as_u64() > Some(2));
 }

@@ -40,6 +40,9 @@ fn rows_of_an_argument_a_file_and_stdin_are_appended() {
     site.stop();
     assert_eq!(site.does(&["log", "export", "orders"]), whole);
     assert!(site.does(&["log", "verify", "orders"]).contains("whole"));
+    let listed: Json = serde_json::from_str(&site.does(&["log", "ls", "--json"])).expect("JSON");
+    let orders = listed["logs"].as_array().and_then(|logs| logs.iter().find(|log| log["name"] == "orders"));
+    assert_eq!(orders.map(|log| &log["tail"]), Some(&4.into()), "{listed}");
 }
 
 #[test]

@@ -289,4 +289,29 @@ fn tables_that_cannot_be_copied_hold_up_no_other_and_come_when_they_can() {
     cluster.sql(&copy, "alter table c_check drop constraint c_check_v_check");
     site.does(&["source", "retry", "standby/c_check"]);
     wait("what was mended is copied", || there("select v from c_check", "7"));
+
+/// It would be captured again what is applied to it.
+#[test]
+fn a_copy_that_is_the_nodes_own_database_under_another_name_is_refused() {
+    let ground = Ground::new();
+    let cluster = Cluster::with(&[("wal_level", "logical"), ("max_slot_wal_keep_size", "1GB")]);
+    let schema = "create table orders (id bigint primary key, note text);";
+    let (mut file, mut server) = (ground.site("file", SCHEMA), ground.server_site("server", &cluster, schema));
+    std::os::unix::fs::symlink(file.database(), file.dir.join("other.db")).expect("a link");
+    let other = server.url().replace("127.0.0.1", "localhost");
+    assert_ne!(other, server.url());
+    file.configure(None, "[copy.standby]\nurl = \"sqlite:other.db\"\ntables = [\"orders\"]\n");
+    server.configure(None, &format!("[copy.standby]\nurl = \"{other}\"\ntables = [\"orders\"]\n"));
+    for site in [&mut file, &mut server] {
+        let checked = site.watershed(&["check"]);
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert_eq!(checked.status.code(), Some(3), "{said}");
+        assert!(said.contains("WS-NODE-025"), "{said}");
+        site.up();
+        site.wait_problem("WS-NODE-025");
+        site.sql("insert into orders values (1, 'one')");
+        wait("the row is captured", || site.counter("captured") == 1);
+        assert_ne!(site.status()["copies"][0]["state"], "running", "{}", site.status()["copies"]);
+        assert_eq!(site.counter("captured"), 1, "it does not come back");
+    }
 }
