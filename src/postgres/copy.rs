@@ -179,21 +179,6 @@ enum Read {
 
 #[async_trait]
 impl TableReader for PgReader {
-    async fn read_chunk(
-        &mut self,
-        table: &TableName,
-        after: Option<&Row>,
-        rows_max: usize,
-        bytes_max: usize,
-    ) -> Result<Chunk, String> {
-        let mut chunk = self.read_lines(table, after, rows_max, bytes_max).await?;
-        if let Some(lines) = chunk.lines.take() {
-            let rows = lines.decode(chunk.def.columns.len());
-            chunk.rows = rows.map_err(|why| format!("a row of {table}: {why}"))?;
-        }
-        Ok(chunk)
-    }
-
     async fn read_lines(
         &mut self,
         table: &TableName,

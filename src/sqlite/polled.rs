@@ -62,7 +62,7 @@ impl log::Capture for Capture {
 
 #[async_trait]
 impl TableReader for Reader {
-    async fn read_chunk(
+    async fn read_lines(
         &mut self,
         table: &TableName,
         after: Option<&Row>,

@@ -66,12 +66,12 @@ impl Chunk {
 #[async_trait]
 pub trait TableReader: Send {
     /// Reads the rows after the key `after` (exclusive; `None` from the start): at most `rows_max`, and none more once
-    /// `bytes_max` bytes have been read. A table without a key is read whole, from one snapshot; what its chunks give as
-    /// their last key is known to this reader only.
+    /// `bytes_max` bytes have been read. They stand in the chunk as this reader has them at hand: as lines or as rows. A table
+    /// without a key is read whole, from one snapshot; what its chunks give as their last key is known to this reader only.
     ///
     /// # Errors
     /// Words for people: what happened and why.
-    async fn read_chunk(
+    async fn read_lines(
         &mut self,
         table: &TableName,
         after: Option<&Row>,
@@ -79,17 +79,22 @@ pub trait TableReader: Send {
         bytes_max: usize,
     ) -> Result<Chunk, String>;
 
-    /// The same, with the rows as this reader has them at hand.
+    /// The same, always as rows.
     ///
     /// # Errors
-    /// As [`TableReader::read_chunk`].
-    async fn read_lines(
+    /// As [`TableReader::read_lines`]; or a line is none.
+    async fn read_chunk(
         &mut self,
         table: &TableName,
         after: Option<&Row>,
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<Chunk, String> {
-        self.read_chunk(table, after, rows_max, bytes_max).await
+        let mut chunk = self.read_lines(table, after, rows_max, bytes_max).await?;
+        if let Some(lines) = chunk.lines.take() {
+            let rows = lines.decode(chunk.def.columns.len());
+            chunk.rows = rows.map_err(|why| format!("a row of {table}: {why}"))?;
+        }
+        Ok(chunk)
     }
 }
