@@ -68,7 +68,7 @@ impl PgCapture {
     /// What the log should have.
     pub(super) fn give(&mut self) -> Option<Captured> {
         // Small appends, one by one, would cost whoever follows the log more than reading does.
-        let is_waiting = self.is_behind() && self.is_flowing && self.given.elapsed() < limits::CAPTURE_GIVE_INTERVAL;
+        let is_waiting = self.is_behind() && self.given.elapsed() < limits::CAPTURE_GIVE_INTERVAL;
         let has_come = self.has_come();
         let link = self.link.as_mut()?;
         let gather = &mut link.gather;
