@@ -392,3 +392,8 @@ pub const CAPTURE_LOCKED_PAUSE: Duration = Duration::from_secs(10);
 pub const APPLY_LOCK_PATIENCE: Duration = Duration::from_secs(15);
 /// A table that is parked for a lock is tried again after this.
 pub const APPLY_LOCKED_RETRY: Duration = Duration::from_secs(10);
+/// With so many bytes to send a server is far behind,
+pub const CAPTURE_FAR_BEHIND_BYTES: u64 = 8 << 20;
+/// and what is captured is given to the log this often, or when there is enough of it: the larger the pieces, the less all
+/// the work after it takes.
+pub const CAPTURE_FAR_GIVE_INTERVAL: Duration = Duration::from_millis(50);

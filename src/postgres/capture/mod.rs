@@ -231,16 +231,15 @@ impl Capture for PgCapture {
 
     fn wait(&mut self, quiet: bool) {
         let mut most = if quiet { limits::CAPTURE_STREAM_WAIT_QUIET } else { limits::CAPTURE_STREAM_WAIT };
-        let is_behind = self.is_behind();
-        if is_behind && self.is_flowing {
+        if self.is_behind() && self.is_flowing {
             return reactor::nap();
         }
+        let patience = self.patience();
         let Some(link) = &mut self.link else { return std::thread::sleep(most) };
         if !link.gather.done.is_empty() {
-            // Then it is given.
-            most = most.min(limits::CAPTURE_GIVE_INTERVAL.saturating_sub(self.given.elapsed()));
+            most = most.min(patience);
         }
-        if link.next.is_some() || !is_behind && !link.gather.done.is_empty() {
+        if link.next.is_some() || most.is_zero() {
             return;
         }
         match self.reactor.block_on(async { tokio::time::timeout(most, link.stream.next()).await }) {

@@ -32,10 +32,26 @@ impl PgCapture {
         link.next.is_none() && link.stream.sent_upto() >= target
     }
 
+    /// What the server has not sent, in bytes of its log, as far as is known.
+    fn unsent(&self) -> u64 {
+        let (Some(link), Some(target)) = (&self.link, self.target) else { return 0 };
+        target.0.saturating_sub(link.stream.sent_upto().0)
+    }
+
     /// Whether the server has much that it has not sent: nobody waits for a single transaction of it.
     pub(super) fn is_behind(&self) -> bool {
-        let (Some(link), Some(target)) = (&self.link, self.target) else { return false };
-        target.0.saturating_sub(link.stream.sent_upto().0) > limits::CAPTURE_BEHIND_BYTES
+        self.unsent() > limits::CAPTURE_BEHIND_BYTES
+    }
+
+    /// How long what was gathered waits for more: small appends, one by one, would cost whoever follows the log more than
+    /// reading does.
+    pub(super) fn patience(&self) -> Duration {
+        let most = match self.unsent() {
+            0..=limits::CAPTURE_BEHIND_BYTES => Duration::ZERO,
+            ..=limits::CAPTURE_FAR_BEHIND_BYTES => limits::CAPTURE_GIVE_INTERVAL,
+            _ => limits::CAPTURE_FAR_GIVE_INTERVAL,
+        };
+        most.saturating_sub(self.given.elapsed())
     }
 
     /// Takes what is at hand.
@@ -67,8 +83,7 @@ impl PgCapture {
 
     /// What the log should have.
     pub(super) fn give(&mut self) -> Option<Captured> {
-        // Small appends, one by one, would cost whoever follows the log more than reading does.
-        let is_waiting = self.is_behind() && self.given.elapsed() < limits::CAPTURE_GIVE_INTERVAL;
+        let is_waiting = !self.patience().is_zero();
         let has_come = self.has_come();
         let link = self.link.as_mut()?;
         let gather = &mut link.gather;
