@@ -185,7 +185,7 @@ pub async fn promote(
             return error(StatusCode::BAD_REQUEST, "WS-FEED-021", &refused.body_text(), "nothing was changed", fix);
         }
     };
-    if node.feeds.get(&log).is_none() {
+    if node.shared.feeds.get(&log).is_none() {
         return absent(&node, &log);
     }
     match node.promote(&log, force).await {

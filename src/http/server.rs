@@ -173,7 +173,7 @@ pub fn no_log(name: &str) -> Response {
 
 /// There is no log of that name, or not yet.
 pub fn absent(node: &Node, name: &str) -> Response {
-    if !node.feeds.expects(name) {
+    if !node.shared.feeds.expects(name) {
         return no_log(name);
     }
     let message = format!("the log {name:?} is a mirror that has not reached its original yet");

@@ -240,7 +240,7 @@ pub const REPLICATION_SILENCE_MAX: Duration = Duration::from_secs(120);
 /// Rows that are counted for the progress of a first copy where no ANALYZE has; above it they are said to be so many.
 pub const COPY_COUNT_ROWS_MAX: u64 = 100_000;
 /// Bytes of encoded changes after which captured transactions of PostgreSQL are given to the log, one of them aside.
-pub const CAPTURE_GIVE_BYTES: usize = 1 << 20;
+pub const CAPTURE_GIVE_BYTES: usize = 2 << 20;
 /// Transactions after which they are.
 pub const CAPTURE_GIVE_ENTRIES: usize = 10_000;
 /// How long one wait for changes of PostgreSQL lasts at most.
@@ -396,4 +396,6 @@ pub const APPLY_LOCKED_RETRY: Duration = Duration::from_secs(10);
 pub const CAPTURE_FAR_BEHIND_BYTES: u64 = 8 << 20;
 /// and what is captured is given to the log this often, or when there is enough of it: the larger the pieces, the less all
 /// the work after it takes.
-pub const CAPTURE_FAR_GIVE_INTERVAL: Duration = Duration::from_millis(50);
+pub const CAPTURE_FAR_GIVE_INTERVAL: Duration = Duration::from_millis(100);
+/// So many bytes of transactions that only add rows are copied beside those before them, over a second session.
+pub const APPLY_WING_BYTES: usize = 1 << 20;

@@ -17,7 +17,7 @@ impl Node {
     /// # Errors
     /// There is no such mirror, its original answers, or the disk fails.
     pub async fn promote(&self, name: &str, force: bool) -> Result<Arc<Feed>, NodeError> {
-        let Some(feed) = self.feeds.get(name) else {
+        let Some(feed) = self.shared.feeds.get(name) else {
             let what = format!("there is no log {name:?} that could be promoted");
             let why = "a mirror that has never reached its original has nothing";
             return Err(refused("WS-FEED-034", Exit::Failure, what, why, "see `watershed log ls`"));

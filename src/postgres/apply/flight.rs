@@ -2,7 +2,11 @@
 //!
 //! What comes while one transaction is carried out becomes the next one, up to a limit: so the farther behind, the larger
 //! they are, and the more of a row's updates are one.
+//!
+//! Where two in a row only add rows, the later one, the wing, copies its rows at the same time over a second session, and moves
+//! the cursor and commits once the earlier one has. If they stand in each other's way both are done in order.
 
+use tokio::sync::oneshot;
 use tokio_postgres::error::SqlState;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -21,12 +25,28 @@ pub(super) struct Flight {
     batches: Vec<Batch>,
     to: Cursor,
     torn: u64,
+    /// It only adds rows.
+    adds: bool,
+    /// On the second session.
+    second: bool,
+    /// A wing may move the cursor and commit: what comes before it has.
+    go: Option<oneshot::Sender<()>>,
 }
 
 impl Flight {
     pub(super) fn is_finished(&self) -> bool {
         self.task.is_finished()
     }
+}
+
+/// The session over which a wing is carried out.
+#[derive(Default)]
+pub(super) enum Second {
+    #[default]
+    Untried,
+    Open(Link),
+    /// It could not be had; it is tried again when the first one is opened again.
+    Unavailable,
 }
 
 fn bytes(batch: &Batch) -> usize {
@@ -46,10 +66,8 @@ impl PgApplier {
 
     /// Waits for what is under way; what has failed is done in order.
     pub(super) async fn arrive(&mut self) -> Result<(), ViewError> {
-        if let Some(flight) = &mut self.flight {
-            let done = (&mut flight.task).await;
-            let flight = self.flight.take().expect("it was there");
-            self.land(flight, done)?;
+        while self.flight.is_some() || self.wing.is_some() {
+            self.arrive_first().await?;
         }
         while let Some(batch) = self.owed.pop_front() {
             let done = self.apply_in_order(&batch).await;
@@ -62,6 +80,31 @@ impl PgApplier {
             }
         }
         Ok(())
+    }
+
+    /// Waits for the earlier one of what is under way, and lets the wing follow, or gives it up too. Whenever this is dropped,
+    /// it goes on where it was.
+    async fn arrive_first(&mut self) -> Result<(), ViewError> {
+        let mut landed = Ok(());
+        if let Some(flight) = &mut self.flight {
+            let done = (&mut flight.task).await;
+            let (flight, failures) = (self.flight.take().expect("it was there"), self.failures);
+            landed = self.land(flight, done);
+            let go = self.wing.as_mut().and_then(|wing| wing.go.take());
+            if self.failures == failures {
+                self.flight = self.wing.take();
+                // A task that has ended has said why.
+                go.map(|go| go.send(()));
+                return landed;
+            }
+        }
+        // It was told by now that it does not go.
+        if let Some(wing) = &mut self.wing {
+            let _ = (&mut wing.task).await;
+            let wing = self.wing.take().expect("it was there");
+            self.owed.extend(wing.batches);
+        }
+        landed
     }
 
     /// Notes what has come of a flight.
@@ -80,6 +123,11 @@ impl PgApplier {
             Err(error) => Fail::View(ViewError::Retry(format!("applying was interrupted: {error}"))),
         };
         self.failures += 1;
+        if flight.second && !matches!(fail, Fail::Table(_)) {
+            // Only a new session tells whether it has been committed.
+            (self.link, self.second) = (None, Second::Untried);
+            self.attempted.get_or_insert(flight.to);
+        }
         flight.batches.into_iter().rev().for_each(|batch| self.owed.push_front(batch));
         if let Some(link) = &mut self.link {
             link.forget_loops();
@@ -116,7 +164,7 @@ impl PgApplier {
     /// Takes the batch to be merged with what comes with it; false if it has to be done otherwise.
     pub(super) async fn take_off(&mut self, batch: &Batch) -> Result<bool, ViewError> {
         let given = self.gathered.last().map(|batch| batch.upto);
-        let from = given.or(self.flight.as_ref().map(|flight| flight.to)).or(self.held);
+        let from = given.or(self.heading());
         let after = from.map_or(Position::ZERO, |cursor| cursor.position);
         let same_log = from.is_none_or(|from| from.log == batch.upto.log);
         if !same_log
@@ -127,11 +175,22 @@ impl PgApplier {
             return Ok(false);
         }
         self.gathered.push(batch.clone());
-        let busy = self.flight.as_ref().is_some_and(|flight| !flight.is_finished());
-        if !busy || self.gathered.iter().map(bytes).sum::<usize>() >= limits::APPLY_GATHER_BYTES {
+        let gathered = self.gathered.iter().map(bytes).sum::<usize>();
+        let enough = match &self.flight {
+            Some(flight) if flight.is_finished() => 0,
+            Some(flight) if flight.adds && self.wing.is_none() => limits::APPLY_WING_BYTES,
+            Some(_) => limits::APPLY_GATHER_BYTES,
+            None => 0,
+        };
+        if gathered >= enough {
             self.launch().await?;
         }
         Ok(true)
+    }
+
+    /// Where the cursor will be once what is under way is there.
+    fn heading(&self) -> Option<Cursor> {
+        self.wing.as_ref().or(self.flight.as_ref()).map(|flight| flight.to).or(self.held)
     }
 
     /// Has what was gathered carried out, after what is under way.
@@ -142,16 +201,9 @@ impl PgApplier {
         let batches = std::mem::take(&mut self.gathered);
         let Some(to) = batches.last().map(|batch| batch.upto) else { return Ok(()) };
         match self.ready_for(&batches).await {
-            Ok(Some((link, from, Prepared { calls, copies, torn }))) => {
+            Ok(Some(ready)) => {
                 self.attempted = Some(to);
-                let transaction = async move {
-                    match copies.is_empty() {
-                        true => link.transaction(from, to, &calls).await,
-                        false => fly(&link, from, to, &calls, copies).await,
-                    }
-                };
-                let task = AbortOnDropHandle::new(tokio::spawn(transaction));
-                self.flight = Some(Flight { task, batches, to, torn });
+                self.start(ready, to, batches);
                 Ok(())
             }
             Ok(None) => {
@@ -167,9 +219,12 @@ impl PgApplier {
         }
     }
 
-    /// What the batches take at the server, once what is under way is there; `None` if they have to be done in order.
-    async fn ready_for(&mut self, batches: &[Batch]) -> Result<Option<(Link, Option<Cursor>, Prepared)>, ViewError> {
-        let from = self.flight.as_ref().map(|flight| flight.to).or(self.held);
+    /// What the batches take at the server, once they can be carried out; `None` if they have to be done in order.
+    async fn ready_for(&mut self, batches: &[Batch]) -> Result<Option<Ready>, ViewError> {
+        if self.wing.is_some() {
+            self.arrive_first().await?;
+        }
+        let from = self.heading();
         let (after, failures) = (from.map_or(Position::ZERO, |cursor| cursor.position), self.failures);
         for batch in batches {
             if !self.knows_tables(batch, after) {
@@ -180,14 +235,71 @@ impl PgApplier {
         }
         let Some(plan) = self.plan(batches, after) else { return Ok(None) };
         let Some(prepared) = self.prepare(plan).await? else { return Ok(None) };
+        let adds = prepared.calls.is_empty() && !prepared.copies.is_empty();
+        if let Some(flight) = self.flight.as_ref().filter(|flight| adds && flight.adds && self.failures == failures) {
+            let second = !flight.second;
+            let wing = if second { self.second().await } else { self.link.as_ref().map(Link::beside) };
+            if let Some(link) = wing.filter(|link| !link.is_closed()) {
+                return Ok(Some(Ready { link, from, prepared, adds, second, is_wing: true }));
+            }
+        }
         self.arrive().await?;
         // What was under way may have parked a table, which these then pass over.
         if self.held != from || self.failures != failures {
             return Ok(None);
         }
         let link = self.link().await?.beside();
-        Ok(Some((link, from, prepared)))
+        Ok(Some(Ready { link, from, prepared, adds, second: false, is_wing: false }))
     }
+
+    /// The second session, if it can be had.
+    async fn second(&mut self) -> Option<Link> {
+        if matches!(&self.second, Second::Open(link) if link.is_closed()) {
+            self.second = Second::Untried;
+        }
+        if matches!(&self.second, Second::Untried) {
+            self.second = match Link::open_second(&self.options).await {
+                Ok(link) => Second::Open(link),
+                Err(error) => {
+                    tracing::debug!("one session applies: {error}");
+                    Second::Unavailable
+                }
+            };
+        }
+        match &self.second {
+            Second::Open(link) => Some(link.beside()),
+            _ => None,
+        }
+    }
+
+    fn start(&mut self, ready: Ready, to: Cursor, batches: Vec<Batch>) {
+        let Ready { link, from, prepared: Prepared { calls, copies, torn }, adds, second, is_wing } = ready;
+        let (go, gone) = oneshot::channel();
+        let transaction = async move {
+            match (copies.is_empty(), is_wing) {
+                (true, _) => link.transaction(from, to, &calls).await,
+                (false, false) => fly(&link, from, to, &calls, copies).await,
+                (false, true) => fly_beside(&link, from, to, copies, gone).await,
+            }
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(transaction));
+        let flight = Flight { task, batches, to, torn, adds, second, go: is_wing.then_some(go) };
+        match is_wing {
+            true => self.wing = Some(flight),
+            false => self.flight = Some(flight),
+        }
+    }
+}
+
+/// What can be carried out, and how.
+struct Ready {
+    link: Link,
+    from: Option<Cursor>,
+    prepared: Prepared,
+    adds: bool,
+    second: bool,
+    /// What it comes after is still under way.
+    is_wing: bool,
 }
 
 /// Carries out merged batches: the cursor, the calls, the rows that are copied, all in one commit.
@@ -200,9 +312,7 @@ async fn fly(
 ) -> Result<(), Fail> {
     let done = async {
         link.begun(from, to, calls).await?;
-        for (statement, rows) in copies {
-            copy_in(link.client(), &statement, rows.into()).await.map_err(|e| link.sort("copying", e))?;
-        }
+        copy(link, copies).await?;
         link.commit().await
     };
     let done = done.await;
@@ -210,4 +320,35 @@ async fn fly(
         link.roll_back().await;
     }
     done
+}
+
+/// The same where rows are only added: they are copied at once, the cursor follows when what comes before has moved it. Capture
+/// knows the transaction by its origin, which its first change bears.
+async fn fly_beside(
+    link: &Link,
+    from: Option<Cursor>,
+    to: Cursor,
+    copies: Vec<(String, Vec<u8>)>,
+    go: oneshot::Receiver<()>,
+) -> Result<(), Fail> {
+    let done = async {
+        link.open_transaction().await?;
+        copy(link, copies).await?;
+        let given_up = |_| Fail::View(ViewError::Retry("what comes before it has failed".to_owned()));
+        go.await.map_err(given_up)?;
+        link.move_cursor(from, to).await?;
+        link.commit().await
+    };
+    let done = done.await;
+    if done.is_err() {
+        link.roll_back().await;
+    }
+    done
+}
+
+async fn copy(link: &Link, copies: Vec<(String, Vec<u8>)>) -> Result<(), Fail> {
+    for (statement, rows) in copies {
+        copy_in(link.client(), &statement, rows.into()).await.map_err(|e| link.sort("copying", e))?;
+    }
+    Ok(())
 }

@@ -40,6 +40,9 @@ BEGIN
   END IF;
 END'";
 
+/// Behind the name of the second session's origin.
+pub(in crate::postgres) const SECOND_ORIGIN: &str = "/2";
+
 /// Why something did not come about; whatever was under way is rolled back.
 #[derive(Debug)]
 pub(super) enum Fail {
@@ -82,11 +85,12 @@ pub(super) struct Link {
 }
 
 /// The replication origin's name: that of capture's slot and publication; of a copy, one of its own.
-fn own_name(options: &PgApplierOptions) -> String {
+fn own_name(options: &PgApplierOptions, second: bool) -> String {
     let log = &options.log.to_string()[..16];
+    let behind = if second { SECOND_ORIGIN } else { "" };
     match &options.copy {
-        None => format!("watershed_{log}"),
-        Some(copy) => format!("watershed_{log}_{copy}"),
+        None => format!("watershed_{log}{behind}"),
+        Some(copy) => format!("watershed_{log}_{copy}{behind}"),
     }
 }
 
@@ -155,13 +159,22 @@ type Sent<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 impl Link {
     /// Connects and makes the session ours.
     pub(super) async fn open(options: &PgApplierOptions) -> Result<Link, ViewError> {
+        Link::connect(options, false).await
+    }
+
+    /// A session beside that one, with an origin of its own.
+    pub(super) async fn open_second(options: &PgApplierOptions) -> Result<Link, ViewError> {
+        Link::connect(options, true).await
+    }
+
+    async fn connect(options: &PgApplierOptions, second: bool) -> Result<Link, ViewError> {
         let endpoint = &options.endpoint;
         let session = match endpoint.connect(limits::CONNECT_TIMEOUT).await {
             Ok(session) => session,
             Err(error) if error.is_retryable() => return Err(ViewError::Retry(error.words())),
             Err(error) => return Err(error.into()),
         };
-        let set_up = tokio::time::timeout(limits::APPLY_OPEN_TIMEOUT, Link::set_up(options, &session)).await;
+        let set_up = tokio::time::timeout(limits::APPLY_OPEN_TIMEOUT, Link::set_up(options, second, &session)).await;
         let late = |_| ViewError::Retry(format!("{}: the server does not answer", endpoint.name()));
         let mover = set_up.map_err(late)??;
         Ok(Link {
@@ -175,13 +188,15 @@ impl Link {
         })
     }
 
-    async fn set_up(options: &PgApplierOptions, session: &Session) -> Result<Statement, ViewError> {
+    async fn set_up(options: &PgApplierOptions, second: bool, session: &Session) -> Result<Statement, ViewError> {
         let client = &session.client;
         let fail = |doing: &str, error| refusal(options, doing, error);
         let settings = settings(options.fire_triggers);
         client.batch_execute(&settings).await.map_err(|e| fail("setting up the applying session", e))?;
-        origin(client, &own_name(options)).await.map_err(|e| fail("setting up the replication origin", e))?;
-        store::install(client).await.map_err(|e| fail("making Watershed's tables", e))?;
+        origin(client, &own_name(options, second)).await.map_err(|e| fail("setting up the replication origin", e))?;
+        if !second {
+            store::install(client).await.map_err(|e| fail("making Watershed's tables", e))?;
+        }
         client.batch_execute(MOVE).await.map_err(|e| fail("making a temporary function", e))?;
         let mover = client.prepare("SELECT pg_temp.ws_move($1, $2)").await;
         mover.map_err(|e| fail("preparing", e))
@@ -238,6 +253,18 @@ impl Link {
             self.roll_back().await;
         }
         done
+    }
+
+    /// Begins a transaction that leaves the cursor for later.
+    pub(super) async fn open_transaction(&self) -> Result<(), Fail> {
+        self.client().batch_execute("BEGIN").await.map_err(|e| self.sort("beginning", e))
+    }
+
+    /// Compares the cursor and sets it.
+    pub(super) async fn move_cursor(&self, from: Option<Cursor>, to: Cursor) -> Result<(), Fail> {
+        let (from, to) = (store::text(from), Some(to.to_string()));
+        let moved = self.client().execute(&self.mover, &[&from, &to]).await;
+        moved.map(drop).map_err(|e| self.sort("moving the cursor", e))
     }
 
     pub(super) async fn commit(&self) -> Result<(), Fail> {
@@ -458,7 +485,7 @@ fn refusal(options: &PgApplierOptions, doing: &str, error: Error) -> ViewError {
             "{}: another session applies this log to the database: its replication origin {} is in use ({error}); \
              it may be a connection that has broken and that the server has not given up yet",
             endpoint.name(),
-            own_name(options),
+            own_name(options, false),
             error = endpoint.failed(doing, error).words()
         )),
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => ViewError::Failed(format!(

@@ -1,7 +1,7 @@
 //! Applies a node's log to a PostgreSQL database: effects, cursor and lanes in one commit.
 //!
 //! One session writes. It bears our replication origin, by which capture knows what it wrote, and which no second session
-//! can bear at the same time. Commits are asynchronous: what a crash of the server loses is lost with its cursor.
+//! can bear at the same time; one beside it, with an origin of its own, copies rows ahead of their turn ([`flight`]). Commits are asynchronous: what a crash of the server loses is lost with its cursor.
 
 mod array;
 mod bulk;
@@ -34,7 +34,8 @@ use async_trait::async_trait;
 use super::Endpoint;
 use crate::model::{Batch, Cursor, LogId, Position, TableName};
 use crate::view::{Lane, Spools, View, ViewError};
-use flight::Flight;
+use flight::{Flight, Second};
+pub(in crate::postgres) use link::SECOND_ORIGIN;
 use link::{Fail, Link};
 use registry::Targets;
 
@@ -73,6 +74,9 @@ pub struct PgApplier {
     attempted: Option<Cursor>,
     /// What is being carried out while the next batch is prepared.
     flight: Option<Flight>,
+    /// What is being carried out beside it, to be committed after it.
+    wing: Option<Flight>,
+    second: Second,
     /// What was given meanwhile, to be carried out together.
     gathered: Vec<Batch>,
     /// What was given and has not come about: it is done in order, before anything else.
@@ -110,6 +114,8 @@ impl PgApplier {
             held: None,
             attempted: None,
             flight: None,
+            wing: None,
+            second: Second::Untried,
             gathered: Vec::new(),
             owed: VecDeque::new(),
             locked: None,
@@ -140,7 +146,7 @@ impl PgApplier {
     /// The session, opened again if it broke.
     async fn link(&mut self) -> Result<&mut Link, ViewError> {
         if self.link.as_ref().is_none_or(Link::is_closed) {
-            self.link = None;
+            (self.link, self.second) = (None, Second::Untried);
             let link = Link::open(&self.options).await?;
             let found = self.look(&link).await?;
             self.targets = Targets::default();
@@ -191,7 +197,7 @@ impl PgApplier {
 
     /// Forgets everything that was given and is not there.
     fn give_up(&mut self) {
-        self.flight = None;
+        (self.flight, self.wing, self.second) = (None, None, Second::Untried);
         self.gathered.clear();
         self.owed.clear();
         self.spools = Spools::default();
@@ -200,9 +206,10 @@ impl PgApplier {
 
     /// What a failure means to the caller; the connection is forgotten if it broke.
     fn view_fail(&mut self, fail: Fail) -> ViewError {
-        let closed = self.link.as_ref().is_some_and(Link::is_closed);
-        if closed {
-            self.link = None;
+        // Where either has broken it is not known what has been committed: it is looked at with the next connection.
+        let second = matches!(&self.second, Second::Open(link) if link.is_closed());
+        if second || self.link.as_ref().is_some_and(Link::is_closed) {
+            (self.link, self.second) = (None, Second::Untried);
         }
         match fail {
             Fail::View(ViewError::Fenced { found, .. }) => ViewError::Fenced { expected: self.held, found },

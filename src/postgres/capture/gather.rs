@@ -12,6 +12,7 @@ use super::relations::Known;
 use super::side::Filled;
 use super::work::{Done, Ids, Work};
 use crate::model::{Op, TableDef, TableName, limits};
+use crate::postgres::apply::SECOND_ORIGIN;
 use crate::postgres::replication::pgoutput::{
     Begin, Commit, LogicalMessage, Message, Old, Relation, Truncate, Tuple, TupleValue,
 };
@@ -116,7 +117,7 @@ impl Gather {
                 ended?;
             }
             Message::Origin(origin) => {
-                let is_ours = *origin.name == *self.origin;
+                let is_ours = origin.name.strip_suffix(SECOND_ORIGIN).unwrap_or(&origin.name) == self.origin;
                 self.work(None)?.is_ours = is_ours;
             }
             Message::Relation(relation) => return Ok(Need::Definition(relation)),

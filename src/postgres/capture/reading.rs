@@ -47,9 +47,9 @@ impl PgCapture {
     /// reading does.
     pub(super) fn patience(&self) -> Duration {
         let most = match self.unsent() {
-            0..=limits::CAPTURE_BEHIND_BYTES => Duration::ZERO,
-            ..=limits::CAPTURE_FAR_BEHIND_BYTES => limits::CAPTURE_GIVE_INTERVAL,
-            _ => limits::CAPTURE_FAR_GIVE_INTERVAL,
+            unsent if unsent > limits::CAPTURE_FAR_BEHIND_BYTES => limits::CAPTURE_FAR_GIVE_INTERVAL,
+            unsent if unsent > limits::CAPTURE_BEHIND_BYTES => limits::CAPTURE_GIVE_INTERVAL,
+            _ => Duration::ZERO,
         };
         most.saturating_sub(self.given.elapsed())
     }

@@ -10,7 +10,8 @@ const NAMES: &str = "select slot_name::text, 'slot' from pg_replication_slots \
         where slot_name like 'watershed\\_%' and database = current_database() \
     union all select pubname::text, 'publication' from pg_publication where pubname like 'watershed\\_%'";
 /// Origins are of the whole cluster: only those of logs that this database knows are ours.
-const LOGS: &str = "select 'watershed_' || left(log, 16) from watershed.capture";
+const LOGS: &str =
+    "select 'watershed_' || left(log, 16) || behind from watershed.capture, (values (''), ('/2')) v(behind)";
 /// An application's events table may stand in the schema, too: only what is ours goes.
 const TABLES: [&str; 9] =
     ["capture", "partitions", "shape", "witness", "cursor", "lane", "follows", "evicted", "index_later"];

@@ -10,6 +10,7 @@ mod merge;
 mod names;
 
 mod parking;
+mod wings;
 
 use std::sync::{Arc, LazyLock};
 

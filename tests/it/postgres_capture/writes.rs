@@ -199,9 +199,15 @@ fn large_transactions_that_we_applied_are_passed_over_too() {
          begin; insert into t select i, repeat('x', 100) from generate_series(1, 4000) i; savepoint a; insert into t values (0);
          insert into watershed.cursor values (true, 'x'); commit"
     ));
+    // As the second session writes: rows first, the cursor last.
+    bed.sql(&format!(
+        "select pg_replication_origin_create('{ours}/2'); select pg_replication_origin_session_setup('{ours}/2');
+         begin; insert into t select i, repeat('x', 100) from generate_series(10001, 14000) i; update watershed.cursor set cursor = 'y'; commit;
+         insert into t values (20000)"
+    ));
     bed.sql("insert into t values (-1)");
     let lines = bed.lines();
-    bed.sql(&format!("select pg_replication_origin_drop('{ours}')"));
+    bed.sql(&format!("select pg_replication_origin_drop('{ours}'), pg_replication_origin_drop('{ours}/2')"));
     assert_eq!(lines, ["insert t (-1, null)"]);
 }
 
