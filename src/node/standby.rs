@@ -123,7 +123,7 @@ pub(super) async fn refuse_own(name: &str, own: &Store, copy: &Store) -> Result<
     let unreached = |why: String| {
         let fix = "see that both can be reached; it is tried again";
         NodeError::new(
-            "WS-NODE-026",
+            "WS-NODE-033",
             Exit::Unreachable,
             why,
             "it is not known whether it is the node's own database",
@@ -139,7 +139,7 @@ pub(super) async fn refuse_own(name: &str, own: &Store, copy: &Store) -> Result<
     }
     let what = format!("[copy.{name}] is the node's own database under another name");
     let why = "what is applied to it would be captured again, and older values would be written over newer ones";
-    Err(NodeError::new("WS-NODE-025", Exit::Configuration, what, why, "name another database"))
+    Err(NodeError::new("WS-NODE-032", Exit::Configuration, what, why, "name another database"))
 }
 
 /// Copies tables that do not follow yet.

@@ -32,7 +32,7 @@ async fn who_sends_more_than_the_disk_takes_is_told_to_come_again() {
     };
     let node = Arc::new(Node::start(settings).await.expect("starts"));
     let address = http::serve(node.clone(), listen).await.expect("listens");
-    let feed = node.feeds.get("orders").expect("it is there");
+    let feed = node.shared.feeds.get("orders").expect("it is there");
     let stop = Arc::new(AtomicBool::new(false));
     let filling = {
         let (stop, feed) = (stop.clone(), feed.clone());

@@ -289,6 +289,7 @@ fn tables_that_cannot_be_copied_hold_up_no_other_and_come_when_they_can() {
     cluster.sql(&copy, "alter table c_check drop constraint c_check_v_check");
     site.does(&["source", "retry", "standby/c_check"]);
     wait("what was mended is copied", || there("select v from c_check", "7"));
+}
 
 /// It would be captured again what is applied to it.
 #[test]
@@ -306,9 +307,9 @@ fn a_copy_that_is_the_nodes_own_database_under_another_name_is_refused() {
         let checked = site.watershed(&["check"]);
         let said = String::from_utf8_lossy(&checked.stderr).into_owned();
         assert_eq!(checked.status.code(), Some(3), "{said}");
-        assert!(said.contains("WS-NODE-025"), "{said}");
+        assert!(said.contains("WS-NODE-032"), "{said}");
         site.up();
-        site.wait_problem("WS-NODE-025");
+        site.wait_problem("WS-NODE-032");
         site.sql("insert into orders values (1, 'one')");
         wait("the row is captured", || site.counter("captured") == 1);
         assert_ne!(site.status()["copies"][0]["state"], "running", "{}", site.status()["copies"]);
