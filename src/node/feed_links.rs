@@ -17,7 +17,7 @@ impl Shared {
 
     /// What a peer may mirror, as it stands.
     pub fn feeds_for(&self, role: Role, peer: &str) -> Vec<FeedFacts> {
-        let Some(feeds) = self.feeds.get() else { return Vec::new() };
+        let feeds = &self.feeds;
         let feeds = feeds.all().into_iter().filter(|feed| self.may_mirror(role, peer, feed));
         feeds.filter_map(|feed| feed.facts()).collect()
     }
@@ -54,7 +54,7 @@ impl Shared {
             );
             return;
         };
-        let feed = self.feeds.get().and_then(|feeds| feeds.get(&log)).filter(|feed| self.may_mirror(role, &name, feed));
+        let feed = self.feeds.get(&log).filter(|feed| self.may_mirror(role, &name, feed));
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {

@@ -14,10 +14,11 @@ use tokio_postgres::{Client, Error, Statement};
 use super::array::{Array, Raw};
 use super::bulk::{Bulk, Unknown};
 use super::ops::{Codes, Ops};
+use super::session::{origin, own_name, refusal, settings};
 use super::target::literal;
 use super::{PgApplierOptions, store};
 use crate::model::{Cursor, LogId, limits};
-use crate::postgres::{Endpoint, PgError, Session};
+use crate::postgres::{Endpoint, Session};
 use crate::view::ViewError;
 
 /// The error that moving the cursor raises when it is not where it is expected; its detail is the cursor found.
@@ -39,9 +40,6 @@ BEGIN
     IF ws__to IS NULL THEN DELETE FROM watershed.cursor; END IF;
   END IF;
 END'";
-
-/// Behind the name of the second session's origin.
-pub(in crate::postgres) const SECOND_ORIGIN: &str = "/2";
 
 /// Why something did not come about; whatever was under way is rolled back.
 #[derive(Debug)]
@@ -82,16 +80,6 @@ pub(super) struct Link {
     made: u32,
     /// A lock has been waited for in vain.
     waited: Arc<AtomicBool>,
-}
-
-/// The replication origin's name: that of capture's slot and publication; of a copy, one of its own.
-fn own_name(options: &PgApplierOptions, second: bool) -> String {
-    let log = &options.log.to_string()[..16];
-    let behind = if second { SECOND_ORIGIN } else { "" };
-    match &options.copy {
-        None => format!("watershed_{log}{behind}"),
-        Some(copy) => format!("watershed_{log}_{copy}{behind}"),
-    }
 }
 
 /// A connection failed, or a statement did; sorted by whose trouble it is.
@@ -445,62 +433,5 @@ impl Link {
     pub(super) fn forget_loops(&mut self) {
         self.loops.clear();
         self.bulks.clear();
-    }
-}
-
-/// What an applying session is set to. Where the server's system can, a statement whose client is gone ends soon, and with
-/// it the session's hold on the replication origin.
-fn settings(fire_triggers: bool) -> String {
-    let role = if fire_triggers { "" } else { "SET session_replication_role = replica;" };
-    // Triggers and functions of the user's see the path that the user has set for them.
-    let path = if fire_triggers { "" } else { "SET search_path = pg_catalog;" };
-    let patience = limits::DATABASE_BUSY_TIMEOUT.as_millis();
-    format!(
-        "{role} {path}
-         SET datestyle = ISO; SET intervalstyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex;
-         SET timezone = 'UTC'; SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; SET xmloption = content;
-         SET lock_timeout = {patience}; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;
-         SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
-         SET default_transaction_deferrable = off; SET row_security = off;
-         SET synchronous_commit = off; SET plan_cache_mode = force_generic_plan; SET jit = off;
-         DO $$ BEGIN SET client_connection_check_interval = '1s'; EXCEPTION WHEN OTHERS THEN NULL; END $$;
-         SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET check_function_bodies = off"
-    )
-}
-
-async fn origin(client: &Client, name: &str) -> Result<(), Error> {
-    let create = "SELECT pg_catalog.pg_replication_origin_create($1)
-                  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = $1)";
-    client.execute(create, &[&name]).await?;
-    client.execute("SELECT pg_catalog.pg_replication_origin_session_setup($1)", &[&name]).await.map(drop)
-}
-
-/// Why the session could not be set up, and what to do.
-fn refusal(options: &PgApplierOptions, doing: &str, error: Error) -> ViewError {
-    let (endpoint, log) = (&options.endpoint, options.log);
-    let user = endpoint.config().get_user().unwrap_or("the user").to_owned();
-    let database = endpoint.database().to_owned();
-    match error.code() {
-        Some(code) if *code == SqlState::OBJECT_IN_USE => ViewError::Retry(format!(
-            "{}: another session applies this log to the database: its replication origin {} is in use ({error}); \
-             it may be a connection that has broken and that the server has not given up yet",
-            endpoint.name(),
-            own_name(options, false),
-            error = endpoint.failed(doing, error).words()
-        )),
-        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => ViewError::Failed(format!(
-            "{} / do, as a superuser: GRANT SET ON PARAMETER session_replication_role TO {user}; \
-             GRANT EXECUTE ON FUNCTION pg_catalog.pg_replication_origin_create(text), \
-             pg_catalog.pg_replication_origin_session_setup(text) TO {user}; \
-             GRANT SELECT ON pg_catalog.pg_replication_origin TO {user}; \
-             GRANT CREATE, TEMPORARY ON DATABASE {database} TO {user}",
-            PgError::words(&endpoint.failed(doing, error))
-        )),
-        Some(code) if *code == SqlState::CONFIGURATION_LIMIT_EXCEEDED => ViewError::Failed(format!(
-            "{} / do: raise max_replication_slots, which also bounds replication origins, and restart the server; or drop \
-             origins that nobody needs (SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin)",
-            PgError::words(&endpoint.failed(doing, error))
-        )),
-        _ => view_error(endpoint, doing, error, log),
     }
 }

@@ -21,6 +21,7 @@ mod plan;
 mod raw;
 mod registry;
 mod rivals;
+mod session;
 mod shape;
 mod store;
 mod target;
@@ -35,9 +36,9 @@ use super::Endpoint;
 use crate::model::{Batch, Cursor, LogId, Position, TableName};
 use crate::view::{Lane, Spools, View, ViewError};
 use flight::{Flight, Second};
-pub(in crate::postgres) use link::SECOND_ORIGIN;
 use link::{Fail, Link};
 use registry::Targets;
+pub(in crate::postgres) use session::SECOND_ORIGIN;
 
 /// What a [`PgApplier`] is opened with.
 #[derive(Clone, Debug)]
