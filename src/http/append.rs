@@ -381,7 +381,7 @@ fn refuse(feed: &Feed, refused: &Refused) -> Response {
             "somebody else appended",
             "read what came, and decide anew",
         ),
-        CallError::Log(AppendError::TooLarge { .. }) => {
+        CallError::Tables | CallError::Log(AppendError::TooLarge { .. }) => {
             (StatusCode::PAYLOAD_TOO_LARGE, "WS-FEED-011", "nothing was appended", "send less at once")
         }
         CallError::Log(AppendError::DiskFull { .. } | AppendError::Failed(_) | AppendError::Closed) => (

@@ -40,7 +40,7 @@ impl Waiting {
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
             .fallback(later)
-            .with_state(told);
+            .with_state(Told { problem: told, is_local: address.ip().is_loopback() });
         let app = if address.ip().is_loopback() { router.layer(middleware::from_fn(local_only)) } else { router };
         let served = Served { app, tls, traffic: Arc::default(), stop: end.clone(), drain: Duration::ZERO };
         let task = tokio::spawn(served.run(listener));
@@ -55,13 +55,29 @@ impl Waiting {
     }
 }
 
-async fn readyz(State(problem): State<watch::Receiver<String>>) -> Response {
-    let problems = [problem.borrow().clone()];
+/// What it waits for, and whether only this machine asks: others are not told where the database is.
+#[derive(Clone)]
+struct Told {
+    problem: watch::Receiver<String>,
+    is_local: bool,
+}
+
+impl Told {
+    fn words(&self) -> String {
+        match self.is_local {
+            true => self.problem.borrow().clone(),
+            false => "it waits for its database; its log says why".to_owned(),
+        }
+    }
+}
+
+async fn readyz(State(told): State<Told>) -> Response {
+    let problems = [told.words()];
     (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "schema": 1, "ready": false, "problems": problems })))
         .into_response()
 }
 
-async fn later(State(problem): State<watch::Receiver<String>>) -> Response {
-    let why = problem.borrow().clone();
+async fn later(State(told): State<Told>) -> Response {
+    let why = told.words();
     error(StatusCode::SERVICE_UNAVAILABLE, "WS-HTTP-014", "the node is starting", &why, "ask again a little later")
 }

@@ -172,8 +172,13 @@ impl Delta {
         new
     }
 
-    /// Refuses tables whose definition nobody has given.
+    /// Refuses tables whose definition nobody has given, and more than an entry may name.
     pub fn require_tables(&mut self, catalog: &Catalog, tables: &[Fingerprint]) -> Result<(), AppendError> {
+        // No reader takes more.
+        if tables.len() > limits::ENTRY_TABLES_MAX {
+            let (count, max) = (tables.len(), limits::ENTRY_TABLES_MAX);
+            return Err(AppendError::Invalid(format!("an entry names {count} tables, more than {max}")));
+        }
         for &table in tables {
             if self.known.contains(&table) {
                 continue;

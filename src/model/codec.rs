@@ -229,26 +229,21 @@ fn index_message(index: &TableIndex) -> IndexMessage {
     }
 }
 
-/// Of a definition with so many columns.
-fn index_from(message: IndexMessage, width: usize) -> Result<TableIndex, CodecError> {
-    let bad = |why: &str| malformed("an index of a table definition", why);
+/// Of a definition with so many columns; `None` for one that is not made here: its name or its method is no name, it has too many
+/// columns, or names one that the table does not have. A table is no less a table without it.
+fn index_from(message: IndexMessage, width: usize) -> Option<TableIndex> {
     let is_name = |name: &str| name.len() <= limits::NAME_BYTES_MAX && !name.chars().any(char::is_control);
-    if !is_name(&message.name) || message.name.is_empty() || !is_name(&message.method) {
-        return Err(bad("its name or its method is no name"));
+    let is_named = is_name(&message.name) && !message.name.is_empty() && is_name(&message.method);
+    if !is_named || message.columns.len() + message.included.len() > limits::INDEX_COLUMNS_MAX {
+        return None;
     }
-    if message.columns.len() + message.included.len() > limits::INDEX_COLUMNS_MAX {
-        return Err(bad("it has too many columns"));
-    }
-    let column = |column: u32| {
-        let column = usize::try_from(column).ok().filter(|column| *column < width);
-        column.ok_or_else(|| bad("it names a column that the table does not have"))
-    };
+    let column = |column: u32| usize::try_from(column).ok().filter(|column| *column < width);
     let columns = message.columns.iter().map(|of| {
-        Ok(IndexColumn { column: column(of.column)?, descending: of.descending, nulls_first: of.nulls_first })
+        Some(IndexColumn { column: column(of.column)?, descending: of.descending, nulls_first: of.nulls_first })
     });
-    Ok(TableIndex {
-        columns: columns.collect::<Result<_, CodecError>>()?,
-        included: message.included.iter().map(|&of| column(of)).collect::<Result<_, _>>()?,
+    Some(TableIndex {
+        columns: columns.collect::<Option<_>>()?,
+        included: message.included.iter().map(|&of| column(of)).collect::<Option<_>>()?,
         name: message.name.into(),
         unique: message.unique,
         method: message.method.into(),
@@ -272,12 +267,9 @@ pub fn decode_table(bytes: &[u8]) -> Result<TableDef, CodecError> {
         key: column.key.min(u32::from(u16::MAX)) as u16,
     });
     let def = TableDef::new(name, columns.collect());
-    if message.indexes.len() > limits::TABLE_INDEXES_MAX {
-        let why = format!("{} indexes, at most {}", message.indexes.len(), limits::TABLE_INDEXES_MAX);
-        return Err(malformed("a table definition", why));
-    }
     let width = def.columns.len();
-    let indexes = message.indexes.into_iter().map(|index| index_from(index, width)).collect::<Result<_, _>>()?;
+    let indexes = message.indexes.into_iter().filter_map(|index| index_from(index, width));
+    let indexes = indexes.take(limits::TABLE_INDEXES_MAX).collect();
     Ok(def.with_indexes(indexes))
 }
 
@@ -370,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_indexes_are_refused() {
+    fn indexes_that_are_none_are_left_out_and_the_table_stays() {
         let of = |column: usize| IndexColumn { column, descending: false, nulls_first: false };
         let plain = TableIndex { name: "i".into(), columns: vec![of(0)], ..TableIndex::default() };
         assert!(decode_table(&encode_table(&indexed(plain.clone()))).is_ok());
@@ -383,12 +375,13 @@ mod tests {
             TableIndex { name: "n".repeat(256).into(), ..plain.clone() },
             TableIndex { method: "x\n".into(), ..plain.clone() },
         ] {
-            assert!(decode_table(&encode_table(&indexed(bad.clone()))).is_err(), "{bad:?}");
+            let decoded = decode_table(&encode_table(&indexed(bad.clone()))).expect("the table is one");
+            assert!(decoded.indexes.is_empty() && decoded.columns == indexed(bad.clone()).columns, "{bad:?}");
         }
         let mut many = TableMessage { name: "t".into(), ..TableMessage::default() };
         many.columns.push(ColumnMessage { name: "a".into(), ..ColumnMessage::default() });
         many.indexes = vec![index_message(&plain); limits::TABLE_INDEXES_MAX + 1];
-        assert!(decode_table(&many.encode_to_vec()).is_err());
+        assert_eq!(decode_table(&many.encode_to_vec()).expect("a table").indexes.len(), limits::TABLE_INDEXES_MAX);
         let long = TableIndex { definition: "d".repeat(5000).into(), ..plain };
         let decoded = decode_table(&encode_table(&indexed(long))).expect("words are shortened");
         assert_eq!(decoded.indexes[0].definition.len(), limits::INDEX_TEXT_BYTES_MAX);

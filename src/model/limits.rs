@@ -399,3 +399,5 @@ pub const CAPTURE_FAR_BEHIND_BYTES: u64 = 8 << 20;
 pub const CAPTURE_FAR_GIVE_INTERVAL: Duration = Duration::from_millis(100);
 /// So many bytes of transactions that only add rows are copied beside those before them, over a second session.
 pub const APPLY_WING_BYTES: usize = 1 << 20;
+/// Different tables that one call to a feed may name.
+pub const FEED_CALL_TABLES_MAX: usize = 1_000;

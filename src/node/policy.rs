@@ -88,7 +88,7 @@ impl Policy {
     /// At which columns filters and owners look though they do not change; `None` where there is nothing that looks. A row that
     /// enters a filter has to be whole.
     pub fn needed_values(&self) -> Option<NeedsValues> {
-        let sends = [&self.parent, &self.children].into_iter().chain(self.child.values());
+        let sends = [&self.parent, &self.children].into_iter().chain(self.child.values()).chain(&self.feed);
         let sends: Vec<SendPolicy> = sends.filter(|send| send.filter.has_conditions()).cloned().collect();
         let ownership = self.ownership.clone();
         if sends.is_empty() && !ownership.has_expressions() {

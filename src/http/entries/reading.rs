@@ -254,6 +254,7 @@ impl Reading {
     /// The next piece of the answer.
     pub async fn next(&mut self) -> Option<Bytes> {
         let mut out = self.ready.take().unwrap_or_default();
+        let began = Instant::now();
         loop {
             if self.done || self.left == 0 || out.len() >= PIECE_BYTES {
                 return self.piece(out);
@@ -269,7 +270,18 @@ impl Reading {
                     }
                 }
             }
-            if moved && (out.is_empty() || out.len() < PIECE_BYTES / 2) {
+            if moved && out.is_empty() {
+                // Nothing of what was read is for this reader: others have their turn, and it hears how far it has come.
+                tokio::task::yield_now().await;
+                if self.node.shared.stop.is_cancelled() {
+                    return None;
+                }
+                if self.form != Form::Lines && began.elapsed() >= PING_INTERVAL {
+                    return self.note("ping");
+                }
+                continue;
+            }
+            if moved && out.len() < PIECE_BYTES / 2 {
                 continue;
             }
             if moved || !out.is_empty() {

@@ -21,12 +21,15 @@ impl Config {
         add(self.file.text.as_bytes());
         let tokens = self.node.tokens.iter().map(|token| (&token.token_env, &token.token_file));
         let parent = self.parent.iter().map(|parent| (&parent.token_env, &parent.token_file));
-        for (env, file) in tokens.chain(parent) {
+        let mirrors = self.log.values().map(|log| (&log.token_env, &log.token_file));
+        for (env, file) in tokens.chain(parent).chain(mirrors) {
             // One that cannot be read is refused elsewhere.
             add(secret(env.as_deref(), file.as_deref()).ok().flatten().unwrap_or_default().as_bytes());
         }
-        let authorities = self.parent.as_ref().and_then(|parent| parent.ca_file.as_ref());
-        add(&authorities.and_then(|path| std::fs::read(path).ok()).unwrap_or_default());
+        let authorities = self.parent.iter().filter_map(|parent| parent.ca_file.as_ref());
+        for path in authorities.chain(self.log.values().filter_map(|log| log.ca_file.as_ref())) {
+            add(&std::fs::read(path).unwrap_or_default());
+        }
         digest.finalize().into()
     }
 

@@ -71,6 +71,9 @@ pub enum CallError {
     /// It is a mirror.
     #[error("the log {0:?} is a mirror of {1}")]
     Mirror(Box<str>, String),
+    /// It names too many tables.
+    #[error("the call names more than {} tables", limits::FEED_CALL_TABLES_MAX)]
+    Tables,
     /// Nothing to append.
     #[error("there is nothing to append")]
     Empty,
@@ -200,11 +203,14 @@ impl Feed {
         let mut changes = Vec::new();
         for row in rows {
             let name = row.table.as_ref().unwrap_or(&own);
-            let known = tables.iter().rposition(|table| table.name == *name);
-            let table = known.unwrap_or_else(|| {
-                tables.push(at.table(name));
-                tables.len() - 1
-            });
+            let table = match tables.iter().rposition(|table| table.name == *name) {
+                Some(known) => known,
+                None if tables.len() == limits::FEED_CALL_TABLES_MAX => return Err(CallError::Tables),
+                None => {
+                    tables.push(at.table(name));
+                    tables.len() - 1
+                }
+            };
             put_feed_row(&mut changes, &FeedRow { table, key: row.key.as_deref(), row: &row.row });
         }
         let header = EntryHeader {

@@ -152,6 +152,10 @@ impl Feeds {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         room(all.len())?;
         let folder = self.dir.join(name);
+        if spec::is_noted(&folder) {
+            let there = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+            return Err(spec::failed("cannot begin a mirror in", &folder, there));
+        }
         // Without its properties nobody has ever seen it: it was being created when the process was killed.
         if let Err(error) = std::fs::remove_dir_all(&folder)
             && error.kind() != std::io::ErrorKind::NotFound

@@ -1,5 +1,6 @@
 //! A feed as its mirrors get it: the entries' bytes at their positions, with the epochs that they belong to.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Feed;
 use crate::log::{CursorRefused, Limit, Log, SourceError};
-use crate::model::{Cursor, Epoch, Position, Timestamp};
+use crate::model::{Cursor, Epoch, Fingerprint, Position, Timestamp, limits};
 use crate::peer::FeedEntries;
 
 /// A feed cannot be mirrored, or not from there.
@@ -66,12 +67,16 @@ impl RawReader {
             if batch.next != self.after.into() || Instant::now() >= until {
                 let first = self.after.next();
                 let mut entries = self.stretch(first);
+                let mut named = HashSet::new();
                 for logged in batch.entries {
-                    for fingerprint in &logged.entry.header().tables {
-                        if entries.tables.iter().all(|table| table.fingerprint != *fingerprint) {
-                            entries.tables.extend(batch.catalog.get(*fingerprint));
-                        }
+                    let tables = logged.entry.header().tables.iter();
+                    let new: HashSet<Fingerprint> = tables.filter(|table| !named.contains(*table)).copied().collect();
+                    // A receiver takes so many definitions at once; one entry has no more.
+                    if named.len() + new.len() > limits::OFFERS_MAX {
+                        break;
                     }
+                    entries.tables.extend(new.iter().filter_map(|table| batch.catalog.get(*table)));
+                    named.extend(new);
                     entries.entries.push(logged.entry);
                 }
                 let last = Position(self.after.0 + entries.entries.len() as u64);

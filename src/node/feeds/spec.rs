@@ -183,6 +183,12 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     }
 }
 
+/// Whether a feed has been created in that folder of its own.
+pub(super) fn is_noted(folder: &Path) -> bool {
+    // What cannot be looked at may be one.
+    folder.join(FILE).try_exists().unwrap_or(true)
+}
+
 /// The feeds that have been created in a folder.
 ///
 /// # Errors

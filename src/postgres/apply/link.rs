@@ -179,7 +179,7 @@ impl Link {
     async fn set_up(options: &PgApplierOptions, second: bool, session: &Session) -> Result<Statement, ViewError> {
         let client = &session.client;
         let fail = |doing: &str, error| refusal(options, doing, error);
-        let settings = settings(options.fire_triggers);
+        let settings = settings(options.fire_triggers, second);
         client.batch_execute(&settings).await.map_err(|e| fail("setting up the applying session", e))?;
         origin(client, &own_name(options, second)).await.map_err(|e| fail("setting up the replication origin", e))?;
         if !second {

@@ -167,19 +167,13 @@ impl PgApplier {
 
     /// After a break the cursor is where it was, or where what was under way has brought it.
     fn regained(&mut self, found: Option<Cursor>) -> Result<(), ViewError> {
-        let attempted = self.attempted.take();
+        let attempted = self.attempted;
         let position = |cursor: Option<Cursor>| cursor.map_or(Position::ZERO, |cursor| cursor.position);
         let expected = self.held;
         if found == expected {
             return Ok(());
         }
-        let arrived = attempted.is_some_and(|attempted| {
-            found.is_some_and(|found| {
-                let between = position(expected) <= found.position && found.position <= attempted.position;
-                found.log == attempted.log && found.epoch == attempted.epoch && between
-            })
-        });
-        if arrived {
+        if self.is_between(found, attempted) {
             self.held = found;
             return Ok(());
         }
@@ -194,6 +188,17 @@ impl PgApplier {
             )));
         }
         Err(ViewError::Fenced { expected, found })
+    }
+
+    /// Whether the cursor is where what was attempted would have brought it.
+    fn is_between(&self, found: Option<Cursor>, attempted: Option<Cursor>) -> bool {
+        let (Some(found), Some(attempted)) = (found, attempted) else { return false };
+        let between = self.main_position() <= found.position && found.position <= attempted.position;
+        found.log == attempted.log && found.epoch == attempted.epoch && between
+    }
+
+    fn may_be_ours(&self, found: Option<Cursor>) -> bool {
+        found != self.held && self.is_between(found, self.attempted)
     }
 
     /// Forgets everything that was given and is not there.
@@ -213,6 +218,11 @@ impl PgApplier {
             (self.link, self.second) = (None, Second::Untried);
         }
         match fail {
+            Fail::View(ViewError::Fenced { found, .. }) if self.may_be_ours(found) => {
+                // A commit whose answer was lost came through after the cursor had been looked at again.
+                (self.link, self.second) = (None, Second::Untried);
+                ViewError::Retry("what was under way has been committed after all: it is looked at again".to_owned())
+            }
             Fail::View(ViewError::Fenced { found, .. }) => ViewError::Fenced { expected: self.held, found },
             Fail::View(error) => error,
             Fail::Table(error) => {

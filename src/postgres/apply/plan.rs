@@ -35,10 +35,17 @@ pub(super) struct Prepared {
 /// The entries that are merged.
 type Entries<'b> = Vec<&'b Logged>;
 
-/// The entries of those batches that were received and come after that position.
-fn received(batches: &[Batch], after: Position) -> Entries<'_> {
-    let entries = batches.iter().flat_map(|batch| &batch.entries);
-    entries.filter(|logged| logged.position > after && !logged.from.is_local()).collect()
+/// The entries of those batches that were received and come after that position, each once: after a failure a batch may be
+/// given again, and longer.
+fn received(batches: &[Batch], mut after: Position) -> Entries<'_> {
+    let mut entries = Vec::new();
+    for logged in batches.iter().flat_map(|batch| &batch.entries) {
+        if logged.position > after && !logged.from.is_local() {
+            after = logged.position;
+            entries.push(logged);
+        }
+    }
+    entries
 }
 
 fn definition(batches: &[Batch], fingerprint: Fingerprint) -> Option<Arc<TableDef>> {

@@ -24,16 +24,19 @@ pub(super) fn own_name(options: &PgApplierOptions, second: bool) -> String {
 
 /// What an applying session is set to. Where the server's system can, a statement whose client is gone ends soon, and with
 /// it the session's hold on the replication origin.
-pub(super) fn settings(fire_triggers: bool) -> String {
+pub(super) fn settings(fire_triggers: bool, second: bool) -> String {
     let role = if fire_triggers { "" } else { "SET session_replication_role = replica;" };
     // Triggers and functions of the user's see the path that the user has set for them.
     let path = if fire_triggers { "" } else { "SET search_path = pg_catalog;" };
     let patience = limits::DATABASE_BUSY_TIMEOUT.as_millis();
+    // It waits for its turn with its rows locked: were its client gone unheard, they would stay so.
+    let idle = if second { "60s" } else { "0" };
     format!(
         "{role} {path}
          SET datestyle = ISO; SET intervalstyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex;
          SET timezone = 'UTC'; SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; SET xmloption = content;
-         SET lock_timeout = {patience}; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;
+         SET lock_timeout = {patience}; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = '{idle}';
+         SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3;
          SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
          SET default_transaction_deferrable = off; SET row_security = off;
          SET synchronous_commit = off; SET plan_cache_mode = force_generic_plan; SET jit = off;

@@ -157,14 +157,14 @@ pub(super) fn put_table_change(out: &mut Vec<u8>, table: usize, op: Op) {
 }
 
 /// Appends a change whose rows are at hand as values.
-pub(super) fn put_rows(out: &mut Vec<u8>, table: usize, op: Op, new: &Row, old: Option<&Row>) {
+pub(super) fn put_rows(out: &mut Vec<u8>, table: usize, op: Op, new: Option<&Row>, old: Option<&Row>) {
     let texts = |row: &Row| row.iter().map(|value| value.kind.has_text().then(|| value.text.len())).collect::<Vec<_>>();
     let len = |row: &Row| {
         let texts: usize = texts(row).into_iter().flatten().map(field_len).sum();
         texts + if row.is_empty() { 0 } else { field_len(row.len()) }
     };
-    put_head(out, table, op, Some(len(new)), old.map(len));
-    for (field, row) in [(3, Some(new)), (4, old)] {
+    put_head(out, table, op, new.map(len), old.map(len));
+    for (field, row) in [(3, new), (4, old)] {
         let Some(row) = row else { continue };
         put_start(out, field, len(row));
         let texts = row.iter().map(|value| value.kind.has_text().then_some(&value.text[..]));
@@ -248,7 +248,7 @@ mod tests {
             let change = Change { table, op: Op::Update, row: Some(filled.clone()), old: expected_old.clone() };
             prop_assert_eq!(&bytes, &encode_changes(std::slice::from_ref(&change)));
             bytes.clear();
-            put_rows(&mut bytes, table, Op::Update, &filled, expected_old.as_ref());
+            put_rows(&mut bytes, table, Op::Update, Some(&filled), expected_old.as_ref());
             prop_assert_eq!(&bytes, &encode_changes(&[change]));
             bytes.clear();
             put_table_change(&mut bytes, table, Op::Truncate);

@@ -52,9 +52,21 @@ pub(super) fn spool(error: io::Error) -> Failed {
 pub(super) fn witness(error: io::Error) -> Failed {
     again(
         "WS-PGCAPTURE-041",
-        "what the node and the database have in common cannot be kept in the node's data folder (capture.witness)",
+        "what the node and the database have in common cannot be read in the node's data folder (capture.witness)",
         error,
-        "make room in the data folder, and see that it can be read and written; it is tried again",
+        "see to its permissions and its disk; it is tried again",
+    )
+}
+
+/// A transaction has been sent, and others do not see it yet.
+pub(super) fn unseen(xid: u32) -> Failed {
+    again(
+        "WS-PGCAPTURE-042",
+        "an update whose unchanged values have to be read is not to be seen yet",
+        format!(
+            "transaction {xid} is committed on the server's disk, and the server still waits for its synchronous standby"
+        ),
+        "see that the standbys of synchronous_standby_names run; what comes after it waits, and is tried again",
     )
 }
 

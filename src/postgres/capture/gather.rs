@@ -232,10 +232,16 @@ impl Gather {
         let Filled { new, old, is_whole, is_locked } = filled;
         let size = new.iter().chain(old.iter().flatten()).map(|value| value.text.len()).sum();
         work.make_room(size, &dir).map_err(failure::spool)?;
-        let bytes = work.rows(known, Op::Update, new, old.as_ref());
+        let is_blind = known.needed.is_some() && (*is_locked || !is_whole);
+        let bytes = match is_blind {
+            false => work.rows(known, Op::Update, Some(new), old.as_ref()),
+            // Whoever looks at a value that is not there could not go on. The table is announced behind it, and what made the row go
+            // stands there, too; only that its old key is gone is said by nothing else.
+            true => old.as_ref().map_or(0, |old| work.rows(known, Op::Delete, None, Some(old))),
+        };
         fits(known, bytes)?;
         // Without its values the row cannot be given to those who have not got it.
-        if is_streamed || *is_locked || known.needed.is_some() && !is_whole {
+        if is_streamed || *is_locked || is_blind {
             work.lacks(&known.def);
         }
         work.settle(&dir).map_err(failure::spool)

@@ -193,8 +193,8 @@ impl PgCapture {
         }
         if self.is_unwitnessed && self.witnessed.elapsed() >= limits::CAPTURE_WITNESS_INTERVAL {
             let link = self.link.as_mut().expect("it was made");
-            witness::renew(&mut link.side, &self.options.spool_dir).await?;
-            (self.witnessed, self.is_unwitnessed) = (Instant::now(), false);
+            self.is_unwitnessed = !witness::renew(&mut link.side, &self.options.spool_dir).await?;
+            self.witnessed = Instant::now();
         }
         if self.reached() {
             return Ok(Polled::Current);

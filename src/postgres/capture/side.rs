@@ -86,7 +86,8 @@ impl Side {
                 return Ok(());
             }
             if began.elapsed() > limits::CAPTURE_ASK_TIMEOUT {
-                return Err(failure::stream(format!("transaction {xid} has committed and cannot be seen")));
+                // A standby that the server waits for is away, perhaps.
+                return Err(failure::unseen(xid));
             }
             tokio::time::sleep(std::time::Duration::from_micros(500)).await;
         }

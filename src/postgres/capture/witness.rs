@@ -50,11 +50,14 @@ pub(super) async fn check(side: &mut Side, dir: &Path) -> Result<(), Failed> {
     }
 }
 
-/// Gives both another one.
-pub(super) async fn renew(side: &mut Side, dir: &Path) -> Result<(), Failed> {
+/// Gives both another one. False: the folder takes nothing now, and both keep what they have. That is no trouble of capture,
+/// whose log may have room in reserve, or else says so itself.
+pub(super) async fn renew(side: &mut Side, dir: &Path) -> Result<bool, Failed> {
     let last = side.ask("reading its witness", async |client| token(client).await).await?;
     let next = format!("{:032x}", rand::random::<u128>());
-    write(dir, &format!("{last}\n{next}\n")).map_err(failure::witness)?;
+    if !is_kept(write(dir, &format!("{last}\n{next}\n"))) {
+        return Ok(false);
+    }
     side.ask("writing its witness", async |client| {
         if last == NONE {
             client.batch_execute(TABLE).await?;
@@ -62,7 +65,15 @@ pub(super) async fn renew(side: &mut Side, dir: &Path) -> Result<(), Failed> {
         client.execute(RENEW, &[&next]).await
     })
     .await?;
-    write(dir, &format!("{next}\n")).map_err(failure::witness)
+    // Else the folder has both, and either is known.
+    Ok(is_kept(write(dir, &format!("{next}\n"))))
+}
+
+fn is_kept(written: io::Result<()>) -> bool {
+    if let Err(error) = &written {
+        tracing::warn!("capture.witness cannot be written: {error}; the one before stays");
+    }
+    written.is_ok()
 }
 
 async fn token(client: &Client) -> Result<String, Error> {

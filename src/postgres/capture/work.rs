@@ -79,7 +79,7 @@ impl Work {
     }
 
     /// Adds a change of a row whose values are at hand; gives back how many bytes it takes.
-    pub fn rows(&mut self, known: &Known, op: Op, new: &Row, old: Option<&Row>) -> usize {
+    pub fn rows(&mut self, known: &Known, op: Op, new: Option<&Row>, old: Option<&Row>) -> usize {
         let table = self.table(&known.def);
         let start = self.bytes.len();
         put_rows(&mut self.bytes, table, op, new, old);

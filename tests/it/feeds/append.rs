@@ -1,6 +1,7 @@
 //! What is appended, what is refused, and that a call may come twice.
 
 use super::*;
+use crate::tree::site::wait;
 
 #[test]
 fn a_call_is_a_transaction_and_rows_come_back_as_they_were_sent() {
@@ -145,4 +146,25 @@ fn what_is_malformed_too_large_or_meant_for_another_log_is_refused_with_words() 
     let request = agent().post(format!("http://127.0.0.1:{}/v1/logs/orders/entries", site.port));
     assert_eq!(answer(request.send(&b"{\"row\":\"\xff\"}"[..])).0, 400);
     assert!(entries(&site, "orders/entries").is_empty());
+}
+
+#[test]
+fn a_call_that_names_too_many_tables_is_refused_and_the_log_stays_readable() {
+    let ground = Ground::new();
+    let mut site = node(&ground, ORDERS);
+    let call = |from: usize, count: usize| {
+        let rows: Vec<String> = (from..from + count).map(|n| format!("{{\"table\":\"t{n}\",\"row\":{n}}}")).collect();
+        post(&site, "orders/entries", &format!("[{}]", rows.join(",")), &[]).0
+    };
+    assert_eq!((call(0, 1_000), call(0, 1_001), call(0, 10_001)), (201, 413, 413));
+    // More definitions than a receiver takes at once, in calls of which each is allowed.
+    let all: Vec<u16> = (1..12).map(|n| call(n * 1_000, 1_000)).collect();
+    assert_eq!(all, [201; 11]);
+    let mut mirror = ground.log_site("mirror");
+    mirror.configure(None, &format!("[log.orders]\nmirror = \"http://127.0.0.1:{}/v1/logs/orders\"\n", site.port));
+    mirror.up();
+    wait("the mirror has all of it", || get(&mirror, "orders").1["tail"] == 12);
+    site.kill();
+    site.up();
+    assert_eq!(entries(&site, "orders/entries").len(), 12);
 }

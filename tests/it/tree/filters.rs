@@ -230,13 +230,13 @@ fn rows_with_large_values_that_did_not_change_enter_and_leave_and_are_looked_at(
     north.configure(Some(hq.port), owned);
     hq.sql(
         "insert into cust select n, 'US', n, repeat('c' || n, 4000) from generate_series(1, 6) n; \
-            insert into looked values (1, 1, repeat('c', 9000)), (2, 2, repeat('d', 9000)); \
+            insert into looked values (1, 1, repeat('c', 9000)), (2, 2, repeat('d', 9000)), (3, 3, repeat('c', 9000)), (4, 4, repeat('c', 9000)); \
             insert into owned values (1, 'hq', 1, repeat('h', 9000))",
     );
     hq.up();
     north.up();
     north.wait_ready();
-    has(&north, "select id from looked", "1\n");
+    has(&north, "select id from looked order by id", "1\n3\n4\n");
     has(&north, "select id, n from owned", "1|1\n");
     let all = |table: &str, which: &str| format!("select id, n, md5(big) from {table} where {which} order by id");
     let same = |hq: &Site, table: &str, which: &str| has(&north, &all(table, "true"), &hq.sql(&all(table, which)));
@@ -250,7 +250,7 @@ fn rows_with_large_values_that_did_not_change_enter_and_leave_and_are_looked_at(
     );
     same(&hq, "cust", "region = 'EU'");
     hq.sql("update looked set n = 11 where id = 1; update looked set n = 12 where id = 2; update owned set n = 2");
-    same(&hq, "looked", "id = 1");
+    same(&hq, "looked", "id <> 2");
     same(&hq, "owned", "true");
     hq.sql("update cust set region = 'US' where id = 1; update looked set big = repeat('c', 9001) where id = 2");
     same(&hq, "cust", "region = 'EU'");
@@ -263,6 +263,10 @@ fn rows_with_large_values_that_did_not_change_enter_and_leave_and_are_looked_at(
     hq.sql("delete from cust where id = 5");
     hq.sql("update cust set region = 'EU' where id = 6");
     hq.sql("update cust set id = 60 where id = 6");
+    hq.sql("update looked set n = 30 where id = 3");
+    hq.sql("delete from looked where id = 3");
+    hq.sql("update looked set id = 40 where id = 4");
+    hq.sql("update looked set id = 41, n = 41 where id = 40");
     hq.up();
     same(&hq, "cust", "region = 'EU'");
     same(&hq, "looked", "true");
