@@ -127,6 +127,7 @@ impl PgApplier {
             // Only a new session tells whether it has been committed.
             (self.link, self.second) = (None, Second::Untried);
             self.attempted.get_or_insert(flight.to);
+            self.in_doubt = Some(flight.to);
         }
         flight.batches.into_iter().rev().for_each(|batch| self.owed.push_front(batch));
         if let Some(link) = &mut self.link {

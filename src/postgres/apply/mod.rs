@@ -73,6 +73,8 @@ pub struct PgApplier {
     held: Option<Cursor>,
     /// How far it may have come when the connection broke.
     attempted: Option<Cursor>,
+    /// Where a commit over the second session would have brought it, of which nothing was heard.
+    in_doubt: Option<Cursor>,
     /// What is being carried out while the next batch is prepared.
     flight: Option<Flight>,
     /// What is being carried out beside it, to be committed after it.
@@ -114,6 +116,7 @@ impl PgApplier {
             link: None,
             held: None,
             attempted: None,
+            in_doubt: None,
             flight: None,
             wing: None,
             second: Second::Untried,
@@ -197,8 +200,9 @@ impl PgApplier {
         found.log == attempted.log && found.epoch == attempted.epoch && between
     }
 
+    /// Whether it is where a commit of which nothing was heard would have brought it.
     fn may_be_ours(&self, found: Option<Cursor>) -> bool {
-        found != self.held && self.is_between(found, self.attempted)
+        found.is_some_and(|found| self.in_doubt == Some(found) && self.main_position() < found.position)
     }
 
     /// Forgets everything that was given and is not there.

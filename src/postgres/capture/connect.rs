@@ -118,7 +118,10 @@ async fn begin(
     let text = lsn.to_string();
     let doing = "noting where the slot began";
     met.side.ask(doing, async |client| install::note_begun(client, name, &text, announce).await).await?;
-    witness::renew(&mut met.side, &options.spool_dir).await?;
+    if !witness::renew(&mut met.side, &options.spool_dir).await? {
+        // What the folder has may be of another slot: with that alone the server would not be known again.
+        return Err(failure::witness(std::io::Error::other("it cannot be written")));
+    }
     start(options, name, met, lsn).await
 }
 

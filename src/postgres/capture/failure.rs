@@ -52,7 +52,7 @@ pub(super) fn spool(error: io::Error) -> Failed {
 pub(super) fn witness(error: io::Error) -> Failed {
     again(
         "WS-PGCAPTURE-041",
-        "what the node and the database have in common cannot be read in the node's data folder (capture.witness)",
+        "what the node and the database have in common cannot be read, or not be begun, in the node's data folder (capture.witness)",
         error,
         "see to its permissions and its disk; it is tried again",
     )
