@@ -1,7 +1,7 @@
 //! Applies a node's log to a PostgreSQL database: effects, cursor and lanes in one commit.
 //!
 //! One session writes. It bears our replication origin, by which capture knows what it wrote, and which no second session
-//! can bear at the same time; one beside it, with an origin of its own, copies rows ahead of their turn ([`flight`]). Commits are asynchronous: what a crash of the server loses is lost with its cursor.
+//! can bear at the same time; one beside it, with an origin of its own, copies rows ahead of their turn (`flight`). Commits are asynchronous: what a crash of the server loses is lost with its cursor.
 
 mod array;
 mod bulk;
