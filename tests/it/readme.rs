@@ -14,8 +14,8 @@ fn blocks(section: &str) -> Vec<String> {
     let start = text.find(&format!("## {section}\n")).unwrap_or_else(|| panic!("README.md has no section {section:?}"));
     let rest = &text[start + 3..];
     let section = &rest[..rest.find("\n## ").unwrap_or(rest.len())];
-    let fenced = section.split("```sh\n").skip(1);
-    fenced.map(|block| block.split("```").next().unwrap_or_default().to_owned()).collect()
+    let (_, fenced) = section.split_once("```sh\n").unwrap_or_else(|| panic!("{section:?} has no shell block"));
+    fenced.split("```sh\n").map(|block| block.split("```").next().unwrap_or_default().to_owned()).collect()
 }
 
 struct Shell {

@@ -260,7 +260,8 @@ fn links(text: &str) -> Vec<&str> {
 /// Paths like `docs/FORMAT.md` in backticks.
 fn mentions(text: &str) -> Vec<&str> {
     let known = ["docs/", "scripts/", "src/", "tests/", "examples/", "fuzz/", "benches/"];
-    let quoted = text.split('`').skip(1).step_by(2);
+    // Every second piece stands between backquotes.
+    let quoted = text.split('`').enumerate().filter(|(n, _)| n % 2 == 1).map(|(_, word)| word);
     quoted
         .filter(|word| known.iter().any(|start| word.starts_with(start)) && !word.contains([' ', '*', '<', '{']))
         .collect()

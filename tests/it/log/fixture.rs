@@ -15,6 +15,7 @@ fn options(dir: &Path) -> SegmentOptions {
     SegmentOptions { segment_bytes: 4 << 10, ..SegmentOptions::new(dir) }
 }
 
+// Not a test: what a released version has written must never be written anew.
 #[tokio::test]
 #[ignore = "writes the fixture anew: only for a format that has not been released"]
 async fn write_the_fixture() {

@@ -235,6 +235,7 @@ async fn an_idle_link_delivers_at_once() {
     assert!(took[100] < std::time::Duration::from_millis(10), "median {:?}", took[100]);
 }
 
+// Not a test: it prints figures that mean nothing unoptimised; what it moves is checked by the tests above.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: run with --release --nocapture"]
 async fn throughput_of_ten_row_transactions() {

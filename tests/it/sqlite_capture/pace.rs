@@ -25,6 +25,7 @@ fn write(conn: &Connection) -> [Duration; 2] {
     [timed(|| conn.execute_batch(&insert).unwrap()), timed(|| conn.execute_batch(update).unwrap())]
 }
 
+// Not a test: it prints what triggers cost a writer, which depends on the machine.
 #[test]
 #[ignore = "measures; asserts nothing about speed"]
 fn figures() {

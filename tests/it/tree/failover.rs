@@ -138,18 +138,24 @@ fn a_server_restored_from_a_base_backup_is_refused_also_when_its_log_has_grown_p
     assert_eq!(leaf.sql(MARKS), "1\n");
 }
 
-#[test]
-fn a_snapshot_that_is_put_back_with_its_slot_is_refused() {
-    let ground = Ground::new();
+/// A server, a snapshot of its disk from before rows were written that the leaf has, the root at the server, and the leaf.
+fn snapshot(ground: &Ground) -> (Cluster, Cluster, Site, Site) {
     let mut old = server();
-    let (mut root, leaf) = pair(&ground, &old);
+    let (mut root, leaf) = pair(ground, &old);
     root.stop();
     old.stop();
-    let mut copy = old.snapshot();
+    let copy = old.snapshot();
     old.restart();
     root.up();
     root.sql("insert into orders select n, 'root', n, 'lost' from generate_series(301, 400) n");
     wait("the leaf has it", || leaf.sql("select count(*) from orders") == "700\n");
+    (old, copy, root, leaf)
+}
+
+#[test]
+fn a_snapshot_that_is_put_back_with_its_slot_is_refused() {
+    let ground = Ground::new();
+    let (mut old, mut copy, mut root, leaf) = snapshot(&ground);
     root.stop();
     old.stop();
     let database = root.url().rsplit('/').next().expect("a name").to_owned();
@@ -165,15 +171,7 @@ fn a_snapshot_that_is_put_back_with_its_slot_is_refused() {
 #[test]
 fn a_snapshot_with_its_slot_whose_log_has_grown_past_ours_is_refused() {
     let ground = Ground::new();
-    let mut old = server();
-    let (mut root, leaf) = pair(&ground, &old);
-    root.stop();
-    old.stop();
-    let mut copy = old.snapshot();
-    old.restart();
-    root.up();
-    root.sql("insert into orders select n, 'root', n, 'lost' from generate_series(301, 400) n");
-    wait("the leaf has it", || leaf.sql("select count(*) from orders") == "700\n");
+    let (mut old, mut copy, mut root, leaf) = snapshot(&ground);
     root.kill();
     let place = old.sql("postgres", "select pg_current_wal_lsn()");
     old.stop();
