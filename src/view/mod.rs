@@ -10,6 +10,7 @@ mod lane;
 mod mend;
 mod spool;
 mod store;
+mod stored;
 
 pub use compare::{Common, Compare};
 pub use copy_text::CopyLines;
@@ -27,6 +28,7 @@ pub use lane::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use spool::{Spools, Work};
 pub use store::{Chunk, InspectedTable, Inspection, TableReader};
+pub use stored::{Answer, AskError, Bounds, Question, StateDigest, ViewStore};
 
 use async_trait::async_trait;
 use thiserror::Error;

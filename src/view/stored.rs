@@ -1,0 +1,117 @@
+//! Views that are asked: what a store of views can do, whoever keeps it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{View, ViewError};
+use crate::model::{Cursor, Fingerprint, LogId};
+
+/// One build of one definition, in its store: applied to by one follower for each partition of its log, and asked by many.
+///
+/// To be correct, an implementation
+/// - answers every question from one snapshot, and gives with it the cursors that stand in that snapshot;
+/// - keeps the cursor of each partition apart, each committed with the effects that it stands for;
+/// - lets a question only read, and only within its limits.
+#[async_trait]
+pub trait ViewStore: Send + Sync {
+    /// Of the definition, and of everything that decides what the state is.
+    fn definition(&self) -> Fingerprint;
+    /// The view of one partition's log. Two at a time commit one after the other.
+    async fn part(&self, log: LogId) -> Result<Box<dyn View>, ViewError>;
+    /// How far each partition has come, by log id.
+    async fn cursors(&self) -> Result<Vec<Cursor>, ViewError>;
+    /// Answers a question.
+    async fn ask(&self, question: &Question, bounds: &Bounds) -> Result<Answer, AskError>;
+    /// What the state is, as a number, at the cursors that it stands for: two builds and two replicas that agree have the same.
+    async fn digest(&self) -> Result<StateDigest, ViewError>;
+    /// Has the view pass over the entry at `at`, which must be the next one of its partition; durable on return, with the
+    /// cursor.
+    async fn pass_over(&self, at: Cursor) -> Result<(), ViewError>;
+    /// Makes what was applied so far durable, where the store puts that off.
+    async fn persist(&self) -> Result<(), ViewError> {
+        Ok(())
+    }
+}
+
+/// What a reader wants to know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Question {
+    /// A statement that reads.
+    Sql {
+        /// One statement of the store's language.
+        sql: String,
+        /// Its parameters: an array for `?` or `$1`, an object for `:name`.
+        params: serde_json::Value,
+    },
+    /// The row of a table with that key; keys of several columns with `,` between them.
+    Row {
+        /// One of the view's tables.
+        table: String,
+        /// Its key, as text.
+        key: String,
+    },
+}
+
+/// How much an answer may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// It is broken off then.
+    pub time: Duration,
+    /// More rows are an error.
+    pub rows: usize,
+    /// Of the answer's values, in bytes; more are an error.
+    pub bytes: usize,
+}
+
+/// Rows of one snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// Values in the columns' order.
+    pub rows: Vec<Vec<serde_json::Value>>,
+    /// How far each partition had come in the snapshot, by log id.
+    pub cursors: Vec<Cursor>,
+}
+
+/// What a state is at some cursors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDigest {
+    /// SHA-256, of a form that does not depend on the order in which rows are stored.
+    pub digest: [u8; 32],
+    /// How many rows it stands for.
+    pub rows: u64,
+    /// By log id.
+    pub cursors: Vec<Cursor>,
+}
+
+/// A question was not answered.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum AskError {
+    /// The store does not understand it.
+    #[error("{0}")]
+    Invalid(String),
+    /// It would write, attach, load or reach what is not the view's.
+    #[error("{0}")]
+    Forbidden(String),
+    /// It took too long.
+    #[error("the answer took longer than {0:?}")]
+    Slow(Duration),
+    /// It has too many rows or too many bytes.
+    #[error("the answer has more than {most} {what}")]
+    Large {
+        /// `rows` or `bytes`.
+        what: &'static str,
+        /// As many are allowed.
+        most: usize,
+    },
+    /// There is no such table, or no row with that key.
+    #[error("{0}")]
+    Absent(String),
+    /// The store cannot be reached, or failed.
+    #[error("{0}")]
+    Failed(String),
+}
