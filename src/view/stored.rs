@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{View, ViewError};
@@ -67,7 +66,7 @@ pub struct Bounds {
 }
 
 /// Rows of one snapshot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// Names of the columns.
     pub columns: Vec<String>,
