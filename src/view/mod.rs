@@ -28,7 +28,7 @@ pub use lane::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use spool::{Spools, Work};
 pub use store::{Chunk, InspectedTable, Inspection, TableReader};
-pub use stored::{Answer, AskError, Bounds, Question, StateDigest, ViewStore};
+pub use stored::{Answer, AskError, Bounds, Question, StateDigest, ViewBuilds, ViewStore};
 
 use async_trait::async_trait;
 use thiserror::Error;

@@ -1,5 +1,6 @@
 //! Views that are asked: what a store of views can do, whoever keeps it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,6 +34,25 @@ pub trait ViewStore: Send + Sync {
     async fn persist(&self) -> Result<(), ViewError> {
         Ok(())
     }
+}
+
+/// The builds of one view in their place: the one that answers, and the one that is to take its place.
+///
+/// To be correct, an implementation
+/// - finds again after a crash, at whatever instant, what it had;
+/// - changes in one step what answers, also for those who read the store without us.
+#[async_trait]
+pub trait ViewBuilds: Send + Sync {
+    /// The definition that is wanted, as of [`ViewStore::definition`].
+    fn wanted(&self) -> Fingerprint;
+    /// What answers: of the wanted definition, or of an earlier one, which can be followed on. Where there is nothing it is
+    /// made, empty and of the wanted one.
+    async fn live(&self) -> Result<Arc<dyn ViewStore>, ViewError>;
+    /// What is built of the wanted definition beside what answers: as far as it had come, or `afresh`. Builds of other
+    /// definitions are removed.
+    async fn build(&self, afresh: bool) -> Result<Arc<dyn ViewStore>, ViewError>;
+    /// The build becomes what answers, while nobody follows either; durable on return.
+    async fn switch(&self) -> Result<Arc<dyn ViewStore>, ViewError>;
 }
 
 /// What a reader wants to know.
@@ -74,6 +94,8 @@ pub struct Answer {
     pub rows: Vec<Vec<serde_json::Value>>,
     /// How far each partition had come in the snapshot, by log id.
     pub cursors: Vec<Cursor>,
+    /// What the snapshot was built by.
+    pub definition: Fingerprint,
 }
 
 /// What a state is at some cursors.
