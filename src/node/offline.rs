@@ -37,7 +37,7 @@ pub async fn drop_database(settings: &Settings) -> Result<String, NodeError> {
         let log = SegmentLog::open_read_only(&main).map_err(failed)?;
         Folder::drop_database(&settings.data_dir, log.source_cursor(LinkId::LOCAL).as_ref()).map_err(failed)?;
     }
-    database.store.uninstall().await.map_err(failed)?;
+    database.store.uninstall(None).await.map_err(failed)?;
     Ok(format!("everything of Watershed's is taken out of {}; the next `run` begins afresh with it", database.store))
 }
 
@@ -68,7 +68,7 @@ pub async fn drop_copy(settings: &Settings, name: &str) -> Result<String, NodeEr
             ),
         ));
     }
-    store.uninstall().await.map_err(failed)?;
+    store.uninstall(Some(name)).await.map_err(failed)?;
     Ok(format!("everything of Watershed's is taken out of {store}; the next `run` copies its tables afresh"))
 }
 

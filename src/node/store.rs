@@ -238,10 +238,10 @@ impl Store {
     }
 
     /// Takes everything of Watershed's out of the database; the error is words for people.
-    pub(super) async fn uninstall(&self) -> Result<(), String> {
+    pub(super) async fn uninstall(&self, copy: Option<&str>) -> Result<(), String> {
         match self {
             Store::Sqlite(path) => sqlite::uninstall(path).map_err(|error| error.to_string()),
-            Store::Postgres(endpoint) => postgres::uninstall(endpoint).await.map_err(|error| error.words()),
+            Store::Postgres(endpoint) => postgres::uninstall(endpoint, copy).await.map_err(|error| error.words()),
         }
     }
 

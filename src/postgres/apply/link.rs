@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Error, Statement};
 use super::array::{Array, Raw};
 use super::bulk::{Bulk, Unknown};
 use super::ops::{Codes, Ops};
-use super::session::{origin, own_name, refusal, settings};
+use super::session::{has_room, origin, own_name, refusal, settings};
 use super::target::literal;
 use super::{PgApplierOptions, store};
 use crate::model::{Cursor, LogId, limits};
@@ -181,6 +181,11 @@ impl Link {
         let fail = |doing: &str, error| refusal(options, doing, error);
         let settings = settings(options.fire_triggers, second);
         client.batch_execute(&settings).await.map_err(|e| fail("setting up the applying session", e))?;
+        if second && !has_room(client, &own_name(options, second)).await.map_err(|e| fail("counting origins", e))? {
+            return Err(ViewError::Failed(
+                "the server has few places for replication origins, which others need".into(),
+            ));
+        }
         origin(client, &own_name(options, second)).await.map_err(|e| fail("setting up the replication origin", e))?;
         if !second {
             store::install(client).await.map_err(|e| fail("making Watershed's tables", e))?;

@@ -45,6 +45,13 @@ pub(super) fn settings(fire_triggers: bool, second: bool) -> String {
     )
 }
 
+/// Whether one more origin leaves half of the server's places (`max_replication_slots`) to those who cannot do without.
+pub(super) async fn has_room(client: &Client, name: &str) -> Result<bool, Error> {
+    let counted = "SELECT count(*) < current_setting('max_replication_slots')::int / 2
+                   FROM pg_catalog.pg_replication_origin WHERE roname <> $1";
+    client.query_one(counted, &[&name]).await?.try_get(0)
+}
+
 pub(super) async fn origin(client: &Client, name: &str) -> Result<(), Error> {
     let create = "SELECT pg_catalog.pg_replication_origin_create($1)
                   WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = $1)";

@@ -12,6 +12,8 @@ const NAMES: &str = "select slot_name::text, 'slot' from pg_replication_slots \
 /// Origins are of the whole cluster: only those of logs that this database knows are ours.
 const LOGS: &str =
     "select 'watershed_' || left(log, 16) || behind from watershed.capture, (values (''), ('/2')) v(behind)";
+/// Those of a copy bear its name, too.
+const COPY: &str = "select 'watershed_' || left(cursor, 16) || '_' || $1 || behind from watershed.cursor, (values (''), ('/2')) v(behind)";
 /// An application's events table may stand in the schema, too: only what is ours goes.
 const TABLES: [&str; 9] =
     ["capture", "partitions", "shape", "witness", "cursor", "lane", "follows", "evicted", "index_later"];
@@ -28,12 +30,12 @@ pub async fn is_captured(endpoint: &Endpoint) -> Result<bool, PgError> {
     row.try_get(0).map_err(failed)
 }
 
-/// Drops slot, publications, replication origin and the tables of ours in the schema `watershed`, and the schema if it is
-/// empty then. What is not there is no error.
+/// Drops slot, publications, replication origins and the tables of ours in the schema `watershed`, and the schema if it is
+/// empty then. What is not there is no error. `copy`: the database is a copy of that name.
 ///
 /// # Errors
 /// The server cannot be reached or refuses: a slot is in use while the node runs.
-pub async fn uninstall(endpoint: &Endpoint) -> Result<(), PgError> {
+pub async fn uninstall(endpoint: &Endpoint, copy: Option<&str>) -> Result<(), PgError> {
     // What a copy has put off is not forgotten with the note of it.
     crate::postgres::build_leftover(endpoint, &[]).await?;
     let session = endpoint.connect(limits::CAPTURE_CONNECT_TIMEOUT).await?;
@@ -45,6 +47,12 @@ pub async fn uninstall(endpoint: &Endpoint) -> Result<(), PgError> {
     let mut origins: Vec<String> = Vec::new();
     if is_installed {
         let rows = client.query(LOGS, &[]).await.map_err(failed("reading which log captures it"))?;
+        origins.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+    }
+    let has_cursor = "select to_regclass('watershed.cursor') is not null";
+    let has_cursor = client.query_one(has_cursor, &[]).await.and_then(|row| row.try_get(0));
+    if let (Some(copy), true) = (copy, has_cursor.map_err(failed("looking for what is ours"))?) {
+        let rows = client.query(COPY, &[&copy]).await.map_err(failed("reading which log it follows"))?;
         origins.extend(rows.iter().map(|row| row.get::<_, String>(0)));
     }
     for row in client.query(NAMES, &[]).await.map_err(failed("looking for what is ours"))? {

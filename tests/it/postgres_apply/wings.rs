@@ -205,3 +205,25 @@ fn a_killed_server_leaves_no_gap() {
     }
     assert!(kills >= 3);
 }
+
+#[test]
+fn the_last_places_for_origins_are_left_to_who_cannot_do_without() {
+    let cluster = Cluster::with(&[("fsync", "off"), ("wal_level", "logical"), ("max_replication_slots", "4")]);
+    for (others, origins) in [(0, "2"), (1, "2")] {
+        let url = cluster.database();
+        cluster.sql(&url, SCHEMA);
+        for n in 0..others {
+            cluster.sql(&url, &format!("SELECT pg_replication_origin_create('other {n}')"));
+        }
+        let db = Database::at(url);
+        let log = script(&db, 8);
+        let mut view = db.applier();
+        given(&mut view, &log, 0..8);
+        run(view.flush()).expect("is there");
+        assert_eq!(cluster.sql(&db.url, "SELECT count(*) FROM pg_replication_origin").trim(), origins, "{others}");
+        assert_eq!(cluster.sql(&db.url, "SELECT count(*) FROM t").trim(), (8 * MANY).to_string());
+        drop(view);
+        let end = "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin";
+        wait("the sessions have ended", || cluster.try_sql(&db.url, end).is_ok());
+    }
+}

@@ -181,7 +181,7 @@ fn everything_of_ours_is_taken_away_again() {
     bed.sql(&format!("select pg_replication_origin_create('{name}')"));
     ends(&mut bed);
     let deadline = Instant::now() + DEADLINE;
-    while let Err(error) = RUNTIME.block_on(uninstall(&endpoint(&bed.url))) {
+    while let Err(error) = RUNTIME.block_on(uninstall(&endpoint(&bed.url), None)) {
         assert!(Instant::now() < deadline, "{}", error.words());
     }
     let left = bed.sql(&format!(
@@ -189,7 +189,7 @@ fn everything_of_ours_is_taken_away_again() {
          select count(*) from pg_replication_origin where roname = '{name}'; select count(*) from pg_namespace where nspname = 'watershed'"
     ));
     assert_eq!(left, "0\n0\n0\n0\n");
-    RUNTIME.block_on(uninstall(&endpoint(&bed.url))).expect("nothing to take away is no error");
+    RUNTIME.block_on(uninstall(&endpoint(&bed.url), None)).expect("nothing to take away is no error");
     bed.cursor = None;
     bed.open().expect("it can be captured again");
 }

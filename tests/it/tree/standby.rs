@@ -223,7 +223,12 @@ fn a_copy_of_another_log_waits_for_its_operator_and_begins_afresh() {
     }
     assert_eq!(site.watershed(&["source", "drop", "file/"]).status.code(), Some(2), "a drop wants --yes");
     site.does(&["source", "drop", "file/", "--yes"]);
+    let log = cluster.sql(&server, "select left(cursor, 16) from watershed.cursor");
+    let origins =
+        format!("select count(*) from pg_replication_origin where roname like 'watershed_{}_server%'", log.trim());
+    assert_ne!(cluster.sql(&server, &origins).trim(), "0");
     site.does(&["source", "drop", "server/", "--yes"]);
+    assert_eq!(cluster.sql(&server, &origins).trim(), "0", "its origins go with it");
     site.up();
     wait("the copies are equal again", || equal(&site));
     // A node's own database is nobody's copy.
