@@ -401,3 +401,8 @@ pub const CAPTURE_FAR_GIVE_INTERVAL: Duration = Duration::from_millis(100);
 pub const APPLY_WING_BYTES: usize = 1 << 20;
 /// Different tables that one call to a feed may name.
 pub const FEED_CALL_TABLES_MAX: usize = 1_000;
+
+/// Bytes of changes that may have arrived while a snapshot of tables was taken, and are added to it.
+pub const PRESENT_BYTES_MAX: usize = 64 << 20;
+/// Writers of a SQLite database are held up no longer than that while a snapshot of its tables is begun.
+pub const PRESENT_HOLD_MAX: Duration = Duration::from_secs(1);

@@ -25,6 +25,8 @@ mod operate;
 mod outgoing;
 mod policy;
 mod preflight;
+#[allow(dead_code)]
+mod present;
 mod promote;
 mod rate;
 mod replaced;

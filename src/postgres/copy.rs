@@ -2,6 +2,7 @@
 
 mod facts;
 mod indexes;
+mod snapshot;
 mod whole;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use tokio_postgres::{Client, Statement};
 
 pub(crate) use crate::view::{Lines, fields};
 pub(crate) use facts::{FACTS, Facts, qualified, quoted, schema_and_table};
+pub use snapshot::{Marked, snapshot};
 use whole::Whole;
 
 use super::range::KeyRange;

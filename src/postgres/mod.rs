@@ -22,7 +22,7 @@ pub use apply::{PgApplier, PgApplierOptions};
 pub use capture::{PgCapture, PgCaptureOptions, is_captured, uninstall};
 pub(crate) use connect::user_info;
 pub use connect::{Endpoint, Session, without_password};
-pub use copy::PgReader;
+pub use copy::{Marked, PgReader, snapshot};
 pub use ddl::{create_schema, create_table, create_table_for};
 pub use diff::PgSide;
 pub use error::PgError;

@@ -87,7 +87,7 @@ pub(super) fn open_read_only(path: &Path) -> Result<Connection, SqliteError> {
     Ok(conn)
 }
 
-fn applied(conn: &Connection) -> rusqlite::Result<Option<Cursor>> {
+pub(super) fn applied(conn: &Connection) -> rusqlite::Result<Option<Cursor>> {
     let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'watershed_cursor'";
     let there: i64 = conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
     if there == 0 { Ok(None) } else { stored_cursor(conn) }

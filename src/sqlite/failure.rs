@@ -35,6 +35,16 @@ pub enum SqliteError {
         /// What it is.
         why: String,
     },
+    /// Rows could not be put aside.
+    #[error("rows of {path:?} could not be put into a file in {dir:?}: {source}")]
+    Spool {
+        /// The database.
+        path: PathBuf,
+        /// The folder.
+        dir: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
 }
 
 impl SqliteError {

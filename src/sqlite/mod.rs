@@ -28,6 +28,7 @@ mod start;
 mod triggers;
 mod trim;
 mod types;
+mod whole;
 
 pub use crate::view::{DiffOptions, Repaired, RowDiff, RowDiffKind, Side, TableDiff};
 pub use apply::{Applier, ApplierOptions};
@@ -44,3 +45,4 @@ pub use inspect::inspect;
 pub use options::{CaptureOptions, Captured};
 pub use repair::repair_table;
 pub use schema::{is_captured, uninstall};
+pub use whole::Held;

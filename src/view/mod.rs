@@ -8,6 +8,7 @@ mod events_init;
 mod ids;
 mod lane;
 mod mend;
+mod snapshot;
 mod spool;
 mod store;
 mod stored;
@@ -25,6 +26,9 @@ pub use events::{
 pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport};
 pub use ids::{Ids, StrayIds};
 pub use lane::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard};
+pub use snapshot::Snapshot;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use snapshot::SnapshotWriter;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use spool::{Spools, Work};
 pub use store::{Chunk, InspectedTable, Inspection, TableReader};

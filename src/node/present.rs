@@ -1,0 +1,190 @@
+//! The node's tables as they are at one position of its log, for who begins to follow it there.
+//!
+//! What a snapshot of the database contains is known: of what was committed here, exactly what stands before the snapshot's
+//! place in the log; of what was received, what had been applied. What was received before the place and not applied yet is
+//! added behind the rows.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::serving::settled;
+use super::shared::Shared;
+use super::store::Store;
+use crate::log::Limit;
+use crate::model::{
+    Batch, Catalog, Cursor, Entry, EntryHeader, Fingerprint, LinkId, Logged, Op, Position, ReadFrom, TableDef,
+    TableName, Timestamp, limits, scan_ops,
+};
+use crate::sqlite::Held;
+use crate::view::Snapshot;
+
+/// Tables at a position.
+pub(in crate::node) struct Present {
+    snapshot: Snapshot,
+    /// What was received and is not in the snapshot.
+    rest: std::vec::IntoIter<(Vec<Fingerprint>, Bytes)>,
+    catalog: Arc<Catalog>,
+    at: Cursor,
+    node: Box<str>,
+    part: u32,
+    is_over: bool,
+}
+
+/// What stands between what was applied and the snapshot's place.
+struct Between {
+    at: Position,
+    entries: Vec<(Vec<Fingerprint>, Bytes)>,
+    catalog: Arc<Catalog>,
+}
+
+/// Reads all rows of tables of the node's database; at least one, and all of them captured.
+///
+/// # Errors
+/// Words: why they cannot be read. Most pass by themselves: it is to be tried again.
+pub(in crate::node) async fn present(shared: &Shared, tables: &[TableName]) -> Result<Present, String> {
+    let database = shared.database.as_ref().ok_or("the node has no database")?;
+    if let Some(lane) = database.state.borrow().lanes.iter().find(|lane| tables.contains(&lane.table)) {
+        return Err(format!("the table {} is not whole here yet: it is being copied, or it is parked", lane.table));
+    }
+    let dir = &shared.data_dir;
+    let (snapshot, cursor, between) = match &database.store {
+        Store::Sqlite(path) => {
+            let held = tokio::task::block_in_place(|| Held::new(path)).map_err(|error| error.to_string())?;
+            // While nobody writes, everything that was committed comes into the log.
+            let at = tokio::time::timeout(limits::PRESENT_HOLD_MAX, settled(shared)).await;
+            let at = at.map_err(|_| "capture is not current; the snapshot is taken again")??;
+            let taken = tokio::task::block_in_place(|| held.snapshot(tables, dir));
+            let (snapshot, cursor) = taken.map_err(|error| error.to_string())?;
+            let between = between(shared, tables, cursor, |position, _| position >= at).await?;
+            let between = between.unwrap_or(Between { at, entries: Vec::new(), catalog: Arc::default() });
+            (snapshot, cursor, Between { at, ..between })
+        }
+        Store::Postgres(endpoint) => {
+            let marked = crate::postgres::snapshot(endpoint, tables, dir).await?;
+            settled(shared).await?;
+            let is_cut = |_, logged: &Logged| {
+                let header = logged.entry.header();
+                logged.from == LinkId::LOCAL && header.causation.as_deref() == Some(&*marked.cut)
+            };
+            let between = between(shared, tables, marked.cursor, is_cut).await?;
+            let between = between.ok_or("the place of the snapshot is not in the log; it is taken again")?;
+            (marked.snapshot, marked.cursor, between)
+        }
+    };
+    tracing::debug!(?cursor, at = %between.at, rows = snapshot.rows(), "a snapshot of {} tables", tables.len());
+    for table in snapshot.tables() {
+        between.catalog.add(table.clone());
+    }
+    Ok(Present {
+        snapshot,
+        rest: between.entries.into_iter(),
+        catalog: between.catalog,
+        at: shared.log.cursor_at(between.at),
+        node: shared.name.clone(),
+        part: 0,
+        is_over: false,
+    })
+}
+
+/// What was received for those tables behind `cursor`, up to the entry that `is_end` knows, or up to the tail.
+async fn between(
+    shared: &Shared,
+    tables: &[TableName],
+    cursor: Option<Cursor>,
+    is_end: impl Fn(Position, &Logged) -> bool,
+) -> Result<Option<Between>, String> {
+    let (oldest, tail) = (shared.log.info().oldest, *shared.log.tail().borrow());
+    let after = cursor.map_or(Position::ZERO, |cursor| cursor.position).max(Position(oldest.0.saturating_sub(1)));
+    let (mut next, mut bytes) = (ReadFrom::from(after), 0);
+    let mut found = Between { at: after, entries: Vec::new(), catalog: Arc::default() };
+    while next.after < tail {
+        let batch = shared.log.read(next, Limit::default()).await.map_err(|error| error.to_string())?;
+        for logged in &batch.entries {
+            let header = logged.entry.header();
+            let defs: HashMap<Fingerprint, Arc<TableDef>> =
+                header.tables.iter().filter_map(|print| Some((*print, batch.catalog.get(*print)?))).collect();
+            let is_named = defs.values().any(|def| tables.contains(&def.name));
+            if is_named && logged.from != LinkId::LOCAL {
+                if header.part > 0 || header.more || is_replacing(logged)? {
+                    return Err("much has arrived for the tables meanwhile; the snapshot is taken again".into());
+                }
+                for def in defs.into_values() {
+                    found.catalog.add(def);
+                }
+                found.entries.push((header.tables.clone(), logged.entry.changes_bytes().clone()));
+                bytes += logged.entry.changes_bytes().len();
+            }
+            if bytes > limits::PRESENT_BYTES_MAX {
+                return Err("too much has arrived for the tables meanwhile; the snapshot is taken again".into());
+            }
+            if is_end(logged.position, logged) {
+                found.at = logged.position;
+                return Ok(Some(found));
+            }
+        }
+        if batch.next == next {
+            break;
+        }
+        next = batch.next;
+    }
+    Ok(None)
+}
+
+/// Whether it says that the rows of a table are other ones.
+fn is_replacing(logged: &Logged) -> Result<bool, String> {
+    let ops = scan_ops(logged.entry.changes_bytes()).map_err(|error| error.to_string())?;
+    Ok(ops.iter().any(|(_, op)| *op == Op::Copied))
+}
+
+impl Present {
+    /// The position, with the epoch that it was appended in.
+    pub(in crate::node) fn at(&self) -> Cursor {
+        self.at
+    }
+
+    /// How many rows there are.
+    pub(in crate::node) fn rows(&self) -> u64 {
+        self.snapshot.rows()
+    }
+
+    /// The next rows, as parts of one large transaction at [`Present::at`]; `None` after the last. Only with the last one a
+    /// view's cursor moves.
+    ///
+    /// # Errors
+    /// The file with the rows cannot be read.
+    pub(in crate::node) fn next(&mut self) -> io::Result<Option<Batch>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let (tables, changes) = match self.snapshot.next()? {
+            Some((table, changes)) => (vec![table.fingerprint], changes),
+            None => self.rest.next().unwrap_or_default(),
+        };
+        // Nothing is behind the last of them.
+        self.is_over = tables.is_empty();
+        let before = Position(self.at.position.0.saturating_sub(1));
+        let header = EntryHeader {
+            origin: None,
+            lamport: Default::default(),
+            time: Timestamp::now(),
+            node: self.node.clone(),
+            correlation: None,
+            causation: None,
+            idempotency: None,
+            part: self.part,
+            more: !self.is_over,
+            tables,
+        };
+        self.part += 1;
+        let (upto, next) = match self.is_over {
+            true => (self.at, self.at.position.into()),
+            false => (Cursor { position: Position::ZERO, ..self.at }, ReadFrom { after: before, part: self.part }),
+        };
+        let entry = Entry::new(header, changes);
+        let logged = Logged { position: self.at.position, from: LinkId::LOCAL, entry };
+        Ok(Some(Batch { entries: vec![logged], upto, next, catalog: self.catalog.clone() }))
+    }
+}
