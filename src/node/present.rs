@@ -159,7 +159,7 @@ impl Present {
         if self.is_over {
             return Ok(None);
         }
-        let (tables, changes) = match self.snapshot.next()? {
+        let (tables, changes) = match self.snapshot.piece()? {
             Some((table, changes)) => (vec![table.fingerprint], changes),
             None => self.rest.next().unwrap_or_default(),
         };

@@ -89,7 +89,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn next(&mut self) -> io::Result<Option<(Arc<TableDef>, Bytes)>> {
+    pub fn piece(&mut self) -> io::Result<Option<(Arc<TableDef>, Bytes)>> {
         let Some((table, length)) = self.pieces.next() else { return Ok(None) };
         let mut bytes = vec![0; length];
         self.file.read_exact(&mut bytes)?;
