@@ -406,3 +406,17 @@ pub const FEED_CALL_TABLES_MAX: usize = 1_000;
 pub const PRESENT_BYTES_MAX: usize = 64 << 20;
 /// Writers of a SQLite database are held up no longer than that while a snapshot of its tables is begun.
 pub const PRESENT_HOLD_MAX: Duration = Duration::from_secs(1);
+/// Partitions of one log that a view may have cursors of.
+pub const VIEW_PARTITIONS_MAX: usize = 65_536;
+/// Positions between two digests of a machine's state: the multiples of it, so that all replicas agree on them.
+pub const MACHINE_DIGEST_EVERY: u64 = 1_000;
+/// Such digests that are kept.
+pub const MACHINE_DIGESTS_MAX: usize = 256;
+/// Such digests that travel in one heartbeat, per machine.
+pub const MACHINE_DIGESTS_SENT_MAX: usize = 24;
+/// Transactions that are applied to a machine before those who read it get their turn.
+pub const MACHINE_APPLY_MAX: usize = 512;
+/// One state of a `reduce` view, as JSON.
+pub const REDUCE_STATE_BYTES_MAX: usize = 1 << 20;
+/// Replicas of machines of which one heartbeat speaks.
+pub const HEARTBEAT_REPLICAS_MAX: usize = 256;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::feed::FeedMessage;
 use super::handle::LinkHandle;
+use super::replicas::ReplicaDigests;
 use crate::log::Append;
 use crate::model::{Cursor, Entry, Epoch, Fingerprint, LinkId, LogId, Position, Row, TableDef, TableName, Timestamp};
 use crate::view::CopyLines;
@@ -211,6 +212,12 @@ pub trait Host: Send + Sync + 'static {
     fn heads(&self) -> Vec<Head>;
     /// Heads that came with a heartbeat; everything sent before it is durable here.
     fn reached(&self, peer: LinkId, heads: Vec<Head>);
+    /// What our replicas of machines, and those that we have heard of elsewhere, say of their states.
+    fn replicas(&self) -> Vec<ReplicaDigests> {
+        Vec::new()
+    }
+    /// What replicas of machines elsewhere say of their states.
+    fn replicas_say(&self, _peer: LinkId, _replicas: Vec<ReplicaDigests>) {}
     /// The peer has durably received our log up to here.
     fn acknowledged(&self, peer: LinkId, received: Cursor);
     /// Our heartbeat and everything before it was durable at the peer after this time (our clock both times).

@@ -86,6 +86,7 @@ async fn run_established(
         covered: link.peer.received.map_or(Position::ZERO, |cursor| cursor.position),
         defined: HashSet::new(),
         timing,
+        told: Vec::new(),
     };
     let act = |actions| shared.act(actions);
     let receiver = Receiver::new(&**host, &shared.session, &shared.inbox, &act, peer);
@@ -136,6 +137,7 @@ impl Shared {
                 Action::Credits => self.credits.notify_one(),
                 Action::Delivered(lag) => self.host.delivered(self.peer, lag),
                 Action::Reached(heads) => self.host.reached(self.peer, heads),
+                Action::Replicas(replicas) => self.host.replicas_say(self.peer, replicas),
                 Action::Copy(_) | Action::Feed(_) | Action::Changed(_) | Action::Admit(_) => {
                     unreachable!("the reader does these")
                 }

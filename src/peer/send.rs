@@ -12,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 use super::host::{Head, Host, Outbound, Outgoing, Refusal};
 use super::protocol::{Entries, Message};
 use super::refusal::lost;
+use super::replicas::ReplicaDigests;
 use super::session::{Session, Timing, credit_cost};
 use crate::model::{Fingerprint, LogId, Position, limits};
 
@@ -34,6 +35,8 @@ pub(super) struct Sender<'a> {
     pub covered: Position,
     pub defined: HashSet<Fingerprint>,
     pub timing: Timing,
+    /// What replicas said in the last heartbeat.
+    pub told: Vec<ReplicaDigests>,
 }
 
 impl Sender<'_> {
@@ -64,10 +67,22 @@ impl Sender<'_> {
     async fn send_beat(&mut self, beat: Beat) -> Result<(), Refusal> {
         let id = self.session.lock().unwrap_or_else(PoisonError::into_inner).beat(beat.at);
         match id {
-            Some(id) => self.queue(Message::Heartbeat { id, heads: beat.heads }.encode()).await,
+            Some(id) => {
+                let replicas = self.news_of_replicas();
+                self.queue(Message::Heartbeat { id, heads: beat.heads, replicas }.encode()).await
+            }
             // The peer has not made durable what was sent with the earlier ones: its lag is already seen growing.
             None => Ok(()),
         }
+    }
+
+    /// What replicas say, where it is not what they said last.
+    fn news_of_replicas(&mut self) -> Vec<ReplicaDigests> {
+        let mut replicas = self.host.replicas();
+        replicas.truncate(limits::HEARTBEAT_REPLICAS_MAX);
+        let news = replicas.iter().filter(|replica| !self.told.contains(replica)).cloned().collect();
+        self.told = replicas;
+        news
     }
 
     async fn queue(&self, encoded: Bytes) -> Result<(), Refusal> {

@@ -12,6 +12,7 @@ use super::feed::FeedMessage;
 use super::host::{CopyMessage, Head, Hello, NodeRef, PeerChange, Refusal, Role};
 use super::protocol::{Entries, Message};
 use super::refusal::{PEER_SAYS, code, out_of_order, refusal};
+use super::replicas::ReplicaDigests;
 use super::topology;
 use crate::model::{Cursor, limits};
 
@@ -64,6 +65,8 @@ pub enum Action {
     Delivered(Duration),
     /// Everything before these heads is durable here.
     Reached(Vec<Head>),
+    /// What replicas of machines elsewhere say of their states.
+    Replicas(Vec<ReplicaDigests>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +181,11 @@ impl Session {
     fn on_established(&mut self, message: Message, length: usize, now: Instant) -> Result<Vec<Action>, Refusal> {
         Ok(match message {
             Message::Entries(entries) => vec![self.on_entries(entries, length)?],
-            Message::Heartbeat { id, heads } => self.on_heartbeat(id, heads)?,
+            Message::Heartbeat { id, heads, replicas } => {
+                // Their positions say what they are of: nothing has to be durable before.
+                let said = (!replicas.is_empty()).then_some(Action::Replicas(replicas));
+                said.into_iter().chain(self.on_heartbeat(id, heads)?).collect()
+            }
             Message::HeartbeatEcho { id } => vec![self.on_echo(id, now)?],
             Message::Acknowledge { received, credits } => self.on_acknowledge(received, credits)?,
             Message::Copy(copy) => vec![Action::Copy(copy)],

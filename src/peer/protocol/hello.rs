@@ -7,6 +7,7 @@ use super::wire::{BelowWire, HeadWire, HeartbeatWire, HelloWire, NodeWire, Offer
 use super::{Message, PROTOCOL_VERSION, ProtocolError, bad, bounded, in_field, missing};
 use crate::model::{Epoch, Fingerprint, LogId, Timestamp, decode_table, encode_table, limits};
 use crate::peer::host::{Below, Head, Hello, NodeRef, Offer};
+use crate::peer::replicas::ReplicaDigests;
 
 pub(super) fn to_wire(hello: &Hello) -> HelloWire {
     HelloWire {
@@ -56,7 +57,7 @@ fn name(field: &'static str, text: String) -> Result<Box<str>, ProtocolError> {
     Ok(text.into())
 }
 
-fn node_from_wire(field: &'static str, wire: Option<NodeWire>) -> Result<NodeRef, ProtocolError> {
+pub(super) fn node_from_wire(field: &'static str, wire: Option<NodeWire>) -> Result<NodeRef, ProtocolError> {
     let wire = wire.ok_or_else(|| missing(field))?;
     let log = LogId::from_halves(wire.log_high, wire.log_low);
     if log == LogId(0) {
@@ -105,13 +106,14 @@ pub(super) fn offers_from_wire(field: &'static str, wire: Vec<OfferWire>) -> Res
     wire.into_iter().map(one).collect()
 }
 
-pub(super) fn heartbeat_to_wire(id: u64, heads: &[Head]) -> HeartbeatWire {
+pub(super) fn heartbeat_to_wire(id: u64, heads: &[Head], replicas: &[ReplicaDigests]) -> HeartbeatWire {
     let head = |head: &Head| HeadWire {
         node: Some(node_to_wire(&head.node)),
         cursor: Some(cursor_to_wire(head.cursor)),
         time: head.time.0,
     };
-    HeartbeatWire { id, heads: heads.iter().map(head).collect() }
+    let replicas = replicas.iter().map(super::replicas::to_wire).collect();
+    HeartbeatWire { id, heads: heads.iter().map(head).collect(), replicas }
 }
 
 pub(super) fn heartbeat_from_wire(wire: HeartbeatWire) -> Result<Message, ProtocolError> {
@@ -125,5 +127,6 @@ pub(super) fn heartbeat_from_wire(wire: HeartbeatWire) -> Result<Message, Protoc
         })
     };
     let heads = wire.heads.into_iter().map(head).collect::<Result<_, ProtocolError>>()?;
-    Ok(Message::Heartbeat { id: wire.id, heads })
+    let replicas = super::replicas::all_from_wire(wire.replicas)?;
+    Ok(Message::Heartbeat { id: wire.id, heads, replicas })
 }

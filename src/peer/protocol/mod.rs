@@ -5,6 +5,7 @@ mod entries;
 mod feed;
 mod fragment;
 mod hello;
+mod replicas;
 mod wire;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use thiserror::Error;
 use super::feed::FeedMessage;
 use super::host::{Below, CopyMessage, Head, Hello, NodeRef, Offer, Refusal};
 use super::refusal::{code, printable, refusal};
+use super::replicas::ReplicaDigests;
 use crate::model::{CodecError, Cursor, limits};
 
 pub use entries::Entries;
@@ -46,6 +48,8 @@ pub enum Message {
         id: u64,
         /// Everything of these logs up to their cursors was sent before.
         heads: Vec<Head>,
+        /// What replicas of machines say of their states, where it is not what the last heartbeat said.
+        replicas: Vec<ReplicaDigests>,
     },
     /// That heartbeat, and everything before it, is durable.
     HeartbeatEcho {
@@ -178,7 +182,9 @@ impl Message {
                 received: received.map(entries::cursor_to_wire),
                 credits: *credits,
             }),
-            Message::Heartbeat { id, heads } => Kind::Heartbeat(hello::heartbeat_to_wire(*id, heads)),
+            Message::Heartbeat { id, heads, replicas } => {
+                Kind::Heartbeat(hello::heartbeat_to_wire(*id, heads, replicas))
+            }
             Message::HeartbeatEcho { id } => Kind::HeartbeatEcho(wire::EchoWire { id: *id }),
             Message::Path(path) => Kind::Path(wire::PathWire { path: path.iter().map(hello::node_to_wire).collect() }),
             Message::Below(below) => {

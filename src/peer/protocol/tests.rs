@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::super::feed::{FeedEntries, FeedFacts, FeedPart};
+use super::super::replicas::DigestAt;
 use super::*;
 use crate::model::{
     Column, Entry, EntryHeader, Epoch, Fingerprint, Kind as ValueKind, Lamport, LogId, Origin, Position, TableDef,
@@ -36,6 +37,43 @@ fn feed_facts() -> FeedFacts {
         lamport: Lamport(4),
     };
     FeedFacts { log: "orders".into(), parts: vec![part(5), part(6)] }
+}
+
+fn replica(positions: &[u64]) -> ReplicaDigests {
+    let at =
+        |position: &u64| DigestAt { epoch: Epoch(3), position: Position(*position), digest: [*position as u8; 32] };
+    ReplicaDigests {
+        node: node(2),
+        view: "ledger".into(),
+        definition: Fingerprint(5),
+        log: LogId(7 << 77),
+        original: true,
+        at: positions.iter().map(at).collect(),
+    }
+}
+
+fn heartbeat() -> Message {
+    let heads = vec![Head { node: node(1), cursor: cursor(8), time: Timestamp(-5) }];
+    Message::Heartbeat { id: 3, heads, replicas: vec![replica(&[1_000, 2_000])] }
+}
+
+#[test]
+fn digests_of_hostile_shapes_are_refused_and_old_heartbeats_have_none() {
+    let beat = |replicas| Message::Heartbeat { id: 1, heads: Vec::new(), replicas };
+    let many = vec![replica(&[1]); limits::HEARTBEAT_REPLICAS_MAX + 1];
+    let long: Vec<u64> = (1..=limits::MACHINE_DIGESTS_MAX as u64 + 1).collect();
+    for replicas in [many, vec![replica(&long)], vec![replica(&[2, 2])], vec![replica(&[2, 1])]] {
+        let refused = Message::decode(beat(replicas).encode());
+        assert!(matches!(refused, Err(ProtocolError::TooLarge { .. } | ProtocolError::Field { .. })), "{refused:?}");
+    }
+    let mut short = wire::HeartbeatWire { id: 1, heads: Vec::new(), replicas: vec![] };
+    let decoded = |beat: &wire::HeartbeatWire| {
+        Message::decode(seal(Envelope { kind: Some(Kind::Heartbeat(beat.clone())) }.encode_to_vec()))
+    };
+    assert!(matches!(decoded(&short), Ok(Message::Heartbeat { replicas, .. }) if replicas.is_empty()));
+    let at = wire::DigestWire { epoch: 1, position: 1, digest: Bytes::from_static(b"short") };
+    short.replicas = vec![wire::ReplicaWire { at: vec![at], ..wire::ReplicaWire::default() }];
+    assert!(matches!(decoded(&short), Err(ProtocolError::Field { .. })));
 }
 
 fn one_of_each() -> Vec<Message> {
@@ -69,7 +107,7 @@ fn one_of_each() -> Vec<Message> {
         Message::Hello(hello),
         Message::Entries(Entries { tables: vec![table()], entries, upto: Some(cursor(8)) }),
         Message::Acknowledge { received: None, credits: 5 },
-        Message::Heartbeat { id: 3, heads: vec![Head { node: node(1), cursor: cursor(8), time: Timestamp(-5) }] },
+        heartbeat(),
         Message::HeartbeatEcho { id: 3 },
         Message::Path(vec![node(1)]),
         Message::Below(below),

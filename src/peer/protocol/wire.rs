@@ -163,6 +163,36 @@ pub struct HeartbeatWire {
     pub id: u64,
     #[prost(message, repeated, tag = "2")]
     pub heads: Vec<HeadWire>,
+    #[prost(message, repeated, tag = "3")]
+    pub replicas: Vec<ReplicaWire>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct DigestWire {
+    #[prost(fixed64, tag = "1")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub digest: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ReplicaWire {
+    #[prost(message, optional, tag = "1")]
+    pub node: Option<NodeWire>,
+    #[prost(string, tag = "2")]
+    pub view: String,
+    #[prost(fixed64, tag = "3")]
+    pub definition: u64,
+    #[prost(fixed64, tag = "4")]
+    pub log_high: u64,
+    #[prost(fixed64, tag = "5")]
+    pub log_low: u64,
+    #[prost(bool, tag = "6")]
+    pub original: bool,
+    #[prost(message, repeated, tag = "7")]
+    pub at: Vec<DigestWire>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -31,7 +31,7 @@ fn entries(log: u128, upto: u64) -> Message {
 }
 
 fn beat(id: u64) -> Message {
-    Message::Heartbeat { id, heads: Vec::new() }
+    Message::Heartbeat { id, heads: Vec::new(), replicas: Vec::new() }
 }
 
 /// Node 1, the child of node 2; its link stands.
