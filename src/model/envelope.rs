@@ -207,6 +207,37 @@ impl Visit for Nothing {
     fn text(&mut self, _field: u32, _text: &str) {}
 }
 
+/// What of an envelope says how an entry is to be taken, read without putting anything on the heap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// As [`EntryHeader::part`].
+    pub part: u32,
+    /// As [`EntryHeader::more`].
+    pub more: bool,
+    /// The first of its tables.
+    pub table: Fingerprint,
+    /// How many tables it names.
+    pub tables: usize,
+}
+
+impl Visit for Glance {
+    fn number(&mut self, field: u32, value: u64) {
+        match field {
+            tag::PART => self.part = value as u32,
+            tag::MORE => self.more = value != 0,
+            tag::TABLES => {
+                if self.tables == 0 {
+                    self.table = Fingerprint(value);
+                }
+                self.tables += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn text(&mut self, _field: u32, _text: &str) {}
+}
+
 #[derive(Default)]
 struct Collected {
     header: EntryHeader,
@@ -287,4 +318,11 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<EntryHeader, CodecError> {
         header.origin = Some(Origin { log, epoch: Epoch(epoch), position: Position(position) });
     }
     Ok(header)
+}
+
+/// Looks at an envelope.
+pub(super) fn glance(bytes: &[u8]) -> Result<Glance, CodecError> {
+    let mut glance = Glance::default();
+    visit_entry(bytes, &mut glance).map_err(|why| malformed("an entry", why))?;
+    Ok(glance)
 }

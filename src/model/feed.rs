@@ -79,6 +79,12 @@ impl<'a> FeedRows<'a> {
         FeedRows { rest: changes }
     }
 
+    /// Whether there is one row only, if they are rows.
+    pub fn is_one(&self) -> bool {
+        let mut rows = self.clone();
+        rows.varint() == Some(rows.rest.len())
+    }
+
     fn varint(&mut self) -> Option<usize> {
         let mut value = 0usize;
         for (i, byte) in self.rest.iter().take(5).enumerate() {
@@ -163,6 +169,7 @@ mod tests {
             let read: Vec<_> = FeedRows::new(&bytes).map(|row| row.expect("own encoding")).collect();
             let given: Vec<_> = rows.iter().map(|(table, key, row)| FeedRow { table: *table, key: key.as_deref(), row }).collect();
             prop_assert_eq!(read, given);
+            prop_assert_eq!(FeedRows::new(&bytes).is_one(), rows.len() == 1);
         }
 
         #[test]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::model::{
-    Catalog, Change, CodecError, Cursor, FeedRows, Fingerprint, Kind, Logged, Op, Row, TableDef, Value,
-};
+pub use crate::model::{put_json_text as write_string, put_json_value as write_value};
+
+use crate::model::{Catalog, Change, CodecError, Cursor, FeedRows, Fingerprint, Kind, Logged, Op, Row, TableDef};
 
 /// An entry cannot be shown.
 #[derive(Debug, Error)]
@@ -157,75 +157,6 @@ fn write_row(out: &mut String, row: Option<&Row>, table: &TableDef, columns: &[u
     Ok(())
 }
 
-/// Appends a value of a column of that declared type.
-pub fn write_value(out: &mut String, value: &Value, type_name: &str) {
-    let text = std::str::from_utf8(&value.text).ok();
-    match (value.kind, text) {
-        (Kind::Null | Kind::Unchanged | Kind::Same, _) => out.push_str("null"),
-        (Kind::Integer | Kind::Real, Some(text)) if is_json_number(text) => out.push_str(text),
-        (Kind::Typed, Some(text)) if is_numeric(type_name) && is_json_number(text) => out.push_str(text),
-        (Kind::Typed, Some("t" | "true")) if is_boolean(type_name) => out.push_str("true"),
-        (Kind::Typed, Some("f" | "false")) if is_boolean(type_name) => out.push_str("false"),
-        (Kind::Blob, _) | (_, None) => {
-            out.push_str("\"\\\\x");
-            value.text.iter().for_each(|byte| out.push_str(&format!("{byte:02x}")));
-            out.push('"');
-        }
-        (_, Some(text)) => write_string(out, text),
-    }
-}
-
-fn is_boolean(type_name: &str) -> bool {
-    type_name.eq_ignore_ascii_case("boolean") || type_name.eq_ignore_ascii_case("bool")
-}
-
-/// PostgreSQL's number types, by their names in `format_type` and their usual aliases.
-fn is_numeric(type_name: &str) -> bool {
-    let base = type_name.split('(').next().unwrap_or("").trim().to_ascii_lowercase();
-    let names = [
-        "smallint",
-        "integer",
-        "int",
-        "bigint",
-        "int2",
-        "int4",
-        "int8",
-        "numeric",
-        "decimal",
-        "real",
-        "double precision",
-        "float",
-        "float4",
-        "float8",
-        "oid",
-        "smallserial",
-        "serial",
-        "bigserial",
-    ];
-    names.contains(&base.as_str())
-}
-
-/// The grammar of RFC 8259, section 6.
-fn is_json_number(text: &str) -> bool {
-    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
-    let rest = text.strip_prefix('-').unwrap_or(text);
-    let whole = digits(rest);
-    if whole == 0 || (whole > 1 && rest.starts_with('0')) {
-        return false;
-    }
-    let mut rest = &rest[whole..];
-    if let Some(fraction) = rest.strip_prefix('.') {
-        let length = digits(fraction);
-        if length == 0 {
-            return false;
-        }
-        rest = &fraction[length..];
-    }
-    let Some(exponent) = rest.strip_prefix(['e', 'E']) else { return rest.is_empty() };
-    let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-    !exponent.is_empty() && digits(exponent) == exponent.len()
-}
-
 fn write_optional(out: &mut String, text: Option<&str>) {
     match text {
         Some(text) => write_string(out, text),
@@ -233,29 +164,12 @@ fn write_optional(out: &mut String, text: Option<&str>) {
     }
 }
 
-/// Appends a JSON string.
-pub fn write_string(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Column, Entry, EntryHeader, LinkId, Position, Timestamp, encode_changes};
+    use crate::model::{Column, Entry, EntryHeader, LinkId, Position, Timestamp, Value, encode_changes};
 
     fn table() -> Arc<TableDef> {
         let column = |name: &str, type_name: &str, key| Column { name: name.into(), type_name: type_name.into(), key };

@@ -9,6 +9,7 @@ use cel::{Context, Program, Value as CelValue};
 use thiserror::Error;
 
 use crate::model::{Kind, Row, TableDef, Value, limits};
+use crate::view::cel_json;
 
 /// The variables that an expression may use.
 const VARIABLES: [&str; 5] = ["row", "old", "table", "origin", "destination"];
@@ -227,26 +228,6 @@ fn cel_value(type_name: &str, column: &str, value: &Value) -> Result<CelValue, S
             _ => text()?.into(),
         },
     })
-}
-
-/// A JSON value as CEL sees it: whole numbers of 64 bits are integers.
-fn cel_json(value: &serde_json::Value) -> CelValue {
-    use serde_json::Value as Json;
-    match value {
-        Json::Null => CelValue::Null,
-        Json::Bool(value) => CelValue::Bool(*value),
-        Json::Number(number) => match number.as_i64() {
-            Some(whole) => CelValue::Int(whole),
-            None => CelValue::Float(number.as_f64().unwrap_or(f64::INFINITY)),
-        },
-        Json::String(text) => text.as_str().into(),
-        Json::Array(list) => list.iter().map(cel_json).collect::<Vec<_>>().into(),
-        Json::Object(members) => {
-            let map: HashMap<Key, CelValue> =
-                members.iter().map(|(name, value)| (Key::from(name.as_str()), cel_json(value))).collect();
-            map.into()
-        }
-    }
 }
 
 /// Collects the columns named on `row` and `old`; `bound` are the variables of enclosing macros.

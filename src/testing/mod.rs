@@ -6,5 +6,6 @@ pub mod log_storage;
 mod ports;
 pub mod postgres;
 pub mod proxy;
+pub mod view_conformance;
 
 pub use ports::free_port;

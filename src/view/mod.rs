@@ -1,5 +1,6 @@
 //! Views: state derived from a source, stored together with its cursor.
 
+mod cel;
 mod compare;
 mod copy_text;
 mod diff;
@@ -7,12 +8,16 @@ mod events;
 mod events_init;
 mod ids;
 mod lane;
+pub mod machine;
+mod member;
 mod mend;
+pub mod plain;
 mod snapshot;
 mod spool;
 mod store;
 mod stored;
 
+pub(crate) use cel::cel_json;
 pub use compare::{Common, Compare};
 pub use copy_text::CopyLines;
 #[cfg(feature = "postgres")]

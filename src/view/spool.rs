@@ -58,15 +58,34 @@ impl Spools {
         upto: Position,
         folder: &Path,
     ) -> Result<Vec<Work<'a>>, ViewError> {
-        let mut work = Vec::new();
-        let counts = |logged: &&Logged| logged.position > after && logged.position <= upto && !logged.from.is_local();
-        for logged in batch.entries.iter().filter(counts) {
-            let header = logged.entry.header();
-            if header.part == 0 && !header.more {
+        let counts = |logged: &Logged| logged.position > after && logged.position <= upto && !logged.from.is_local();
+        self.take_if(batch, folder, counts)
+    }
+
+    /// The same, of everything after `after`, also of what was first logged here.
+    pub(crate) fn take_all<'a>(
+        &mut self,
+        batch: &'a Batch,
+        after: Position,
+        folder: &Path,
+    ) -> Result<Vec<Work<'a>>, ViewError> {
+        self.take_if(batch, folder, |logged| logged.position > after)
+    }
+
+    fn take_if<'a>(
+        &mut self,
+        batch: &'a Batch,
+        folder: &Path,
+        counts: impl Fn(&Logged) -> bool,
+    ) -> Result<Vec<Work<'a>>, ViewError> {
+        let mut work = Vec::with_capacity(batch.entries.len());
+        for logged in batch.entries.iter().filter(|logged| counts(logged)) {
+            let glance = logged.entry.glance();
+            if glance.part == 0 && !glance.more {
                 work.push(Work::Whole(logged));
             } else {
                 self.store(logged, &batch.catalog, folder)?;
-                if !header.more {
+                if !glance.more {
                     work.push(Work::Spooled(logged.position));
                 }
             }
@@ -116,6 +135,13 @@ impl Spools {
         let mut file = spooled.file.get_ref().try_clone().map_err(failed)?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
         Ok(PartsOf { file: BufReader::new(file), left: spooled.parts, catalogs: spooled.catalogs.clone() })
+    }
+
+    /// The first part of a complete transaction, and where the definitions of its tables are.
+    pub(crate) fn first_of(&mut self, position: Position) -> Result<(Entry, Vec<Arc<Catalog>>), ViewError> {
+        let mut parts = self.read(position)?;
+        let first = parts.next()?.ok_or_else(|| ViewError::Failed(format!("the parts at {position} are none")))?;
+        Ok((first, parts.catalogs))
     }
 
     /// What is at or below the cursor is not needed any more.

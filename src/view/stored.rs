@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use thiserror::Error;
 
+use super::machine::KeptDigests;
 use super::{View, ViewError};
 use crate::model::{Cursor, Fingerprint, LogId};
 
@@ -30,6 +31,11 @@ pub trait ViewStore: Send + Sync {
     /// Has the view pass over the entry at `at`, which must be the next one of its partition; durable on return, with the
     /// cursor.
     async fn pass_over(&self, at: Cursor) -> Result<(), ViewError>;
+    /// Digests of the state at positions that all replicas agree on, where the store keeps them: by them replicas of one log
+    /// are compared.
+    fn kept_digests(&self) -> Option<KeptDigests> {
+        None
+    }
     /// Makes what was applied so far durable, where the store puts that off.
     async fn persist(&self) -> Result<(), ViewError> {
         Ok(())

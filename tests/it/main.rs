@@ -18,3 +18,4 @@ mod sqlite_apply;
 mod sqlite_capture;
 mod tidy;
 mod tree;
+mod views_plain;
