@@ -43,6 +43,7 @@ async fn node(
         append_main: false,
         feeds: Default::default(),
         mirrors: Default::default(),
+        views: Default::default(),
         tokens: Vec::new(),
         tls: None,
         cors: Vec::new(),

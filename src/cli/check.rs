@@ -62,7 +62,7 @@ pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<Stri
     // A node that runs has installed everything.
     if apply && !is_taken(&settings.data_dir) {
         runtime()?.block_on(async {
-            let node = Node::start(Settings { parent: None, ..settings }).await?;
+            let node = Node::start(Settings { parent: None, views: Default::default(), ..settings }).await?;
             node.stop().await;
             Ok::<_, ExitError>(())
         })?;

@@ -36,6 +36,7 @@ mod source;
 mod status;
 mod status_text;
 mod token;
+mod view;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ Data:
   filter       test an expression
   source       ls, pause, resume, retry, skip, resync, drop
   diff         Compare two databases, and make them equal
+  view         ls, query, wait, rebuild, skip, digest
   events       init, replicate, load, diff, restore
 
 Operate:
@@ -150,6 +152,7 @@ enum Command {
     Filter(filter::Filter),
     Source(source::Source),
     Diff(diff::Diff),
+    View(Box<view::View>),
     Events(Box<events::Events>),
     Peer(peer::Peer),
     Promote(promote::Promote),
@@ -198,6 +201,7 @@ pub fn main() -> ExitCode {
         Command::Filter(command) => command.run(&global),
         Command::Source(command) => command.run(&global),
         Command::Diff(command) => command.run(&global),
+        Command::View(command) => command.run(&global),
         Command::Events(command) => command.run(&global),
         Command::Peer(command) => command.run(&global),
         Command::Promote(command) => command.run(&global),

@@ -143,7 +143,7 @@ pub(super) fn run_node(config: Config) -> Result<(), ExitError> {
                     break true;
                 }
                 match reload(&path).await {
-                    Ok(reloaded) if renewed(&node, known, &reloaded) => {}
+                    Ok(reloaded) if renewed(&node, known, &reloaded).await => {}
                     Ok(reloaded) => {
                         before = Some(std::mem::replace(&mut config, reloaded));
                         break false;
@@ -188,9 +188,19 @@ async fn start_unless_stopped(config: &Config, signals: &mut Signals) -> Option<
     }
 }
 
-/// Where only the certificate can be new it is exchanged, and everything goes on; true then.
-fn renewed(node: &Node, known: [u8; 32], reloaded: &Config) -> bool {
-    let Some(tls) = node.tls.as_ref().filter(|_| reloaded.digest() == known) else { return false };
+/// Where only the certificate or definitions of views can be new they are exchanged, and everything goes on; true then.
+async fn renewed(node: &Node, known: [u8; 32], reloaded: &Config) -> bool {
+    if reloaded.digest() != known {
+        return false;
+    }
+    let changed = match node.shared.views.take_up().await {
+        Ok(changed) => changed,
+        Err(error) => {
+            tracing::error!("the definitions of views are not taken up, those before stay: {error}");
+            return true;
+        }
+    };
+    let Some(tls) = &node.tls else { return changed > 0 };
     if let Err(why) = tls.reload().and_then(|()| node.show_certificate().map_err(|error| error.to_string())) {
         tracing::error!("error[WS-NODE-026]: the certificate is not read again, the one before stays: {why}");
         return true;

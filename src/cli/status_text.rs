@@ -28,6 +28,7 @@ pub(super) fn status(answer: &Json) -> String {
     };
     section("LINKS", links(&answer["links"]));
     section("MIRRORS", mirrors(&answer["mirrors"]));
+    section("VIEWS", views(&answer["views"]));
     section("TABLES THAT DO NOT MOVE WITH THE OTHERS", lanes(&answer["tables"]));
     section("OTHER NODES' LOGS, AS FAR AS THEY HAVE COME HERE", heads(&answer["heads"]));
     let counters = &answer["counters"];
@@ -69,6 +70,34 @@ fn mirrors(mirrors: &Json) -> Option<String> {
         vec![word(&mirror["name"]), word(&mirror["of"]), state, lag, word(&mirror["behind"]), detail(&mirror["error"])]
     };
     rows(mirrors, &["LOG", "OF", "STATE", "LAG", "BEHIND", ""], row)
+}
+
+/// `view ls`: `None` where there is none.
+pub(super) fn views(views: &Json) -> Option<String> {
+    let row = |view: &Json| {
+        let mut line =
+            ["name", "log", "state", "position", "behind", "definition"].map(|key| word(&view[key])).to_vec();
+        line.push(view_next(view));
+        line
+    };
+    rows(views, &["NAME", "LOG", "STATE", "POSITION", "BEHIND", "DEFINITION", ""], row)
+}
+
+/// Why a view does not go on; else what is to take its place.
+fn view_next(view: &Json) -> String {
+    let (failure, building) = (&view["failure"], &view["building"]);
+    if failure.is_object() {
+        return format!("stopped at {}: {}", failure["position"], detail(&failure["error"]));
+    }
+    if !building.is_object() {
+        return detail(&view["error"]);
+    }
+    let of = word(&building["definition"]);
+    match (&building["failure"], building["seconds_left"].as_f64()) {
+        (failure @ Json::Object(_), _) => format!("building {of}: stopped: {}", detail(&failure["error"])),
+        (_, Some(left)) => format!("building {of}: {} left, about {}", building["left"], milliseconds(left * 1e3)),
+        (_, None) => format!("building {of}: {} left", building["left"]),
+    }
 }
 
 /// `source ls`.

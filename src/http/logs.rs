@@ -23,11 +23,11 @@ fn shown(node: &Node, feed: &Feed) -> Value {
         });
     }
     let infos: Vec<_> = feed.partitions.iter().map(|partition| partition.log.info()).collect();
-    let consumers = feed.consumers.all();
-    let pins: Vec<Value> = consumers
-        .iter()
-        .map(|(name, one)| json!({ "who": format!("consumer {name}"), "position": one.cursors.iter().map(|at| at.position.0).sum::<u64>() }))
-        .collect();
+    let mut pins: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
+    for (who, position) in infos.iter().flat_map(|info| feed.needs(info.id)) {
+        *pins.entry(who).or_default() += position.0;
+    }
+    let pins: Vec<Value> = pins.iter().map(|(who, position)| json!({ "who": who, "position": position })).collect();
     let mut value = json!({
         "name": feed.name, "id": infos[0].id.to_string(), "oldest": infos[0].oldest.0,
         "tail": infos.iter().map(|info| info.tail.0).sum::<u64>(), "cursor": joined(&feed.tails()),

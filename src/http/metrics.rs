@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::server::Shared;
+use crate::node::views::ViewStatus;
 use crate::node::{Status, Traffic};
 
 type ByName = Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>;
@@ -92,6 +93,7 @@ fn registry(status: &Status) -> Registry {
             late.get_or_create(&labels).set(lag_ms / 1e3);
         }
     }
+    views(&mut registry, status);
     registry.register("mirror_following", "1 while the mirror is connected with its original", following);
     registry.register("mirror_behind", "Entries of the original that are not here", missing);
     registry.register("mirror_lag_seconds", "Time since the mirror had everything", late);
@@ -103,4 +105,27 @@ fn registry(status: &Status) -> Registry {
         lag,
     );
     registry
+}
+
+fn views(registry: &mut Registry, status: &Status) {
+    let mut gauge = |name: &str, help: &str, value: fn(&ViewStatus) -> f64| {
+        let family = ByName::default();
+        for view in &status.views {
+            family.get_or_create(&vec![("view", view.name.clone())]).set(value(view));
+        }
+        registry.register(name, help, family);
+    };
+    gauge("view_up", "1 while the view goes on", |view| {
+        f64::from(u8::from(!matches!(view.state, "failed" | "trimmed" | "stalled" | "waiting")))
+    });
+    gauge("view_position", "How far the view has come, the sum of all partitions", |view| view.position as f64);
+    gauge("view_behind", "Entries of its log that the view does not have", |view| view.behind as f64);
+    gauge("view_waiting", "Readers that wait for the view", |view| view.waiting as f64);
+    gauge("view_building", "1 while a new definition of the view is built", |view| {
+        f64::from(u8::from(view.building.is_some()))
+    });
+    gauge("view_building_left", "Entries that are still to come while it is built", |view| {
+        view.building.as_ref().map_or(0.0, |building| building.left as f64)
+    });
+    gauge("view_passed_over", "Entries that the view has passed over by order", |view| view.passed_over.len() as f64);
 }

@@ -15,6 +15,8 @@ mod metered;
 mod metrics;
 mod operate;
 mod server;
+mod views;
+mod views_refused;
 mod waiting;
 mod wire;
 

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 use super::guard::Guard;
 use super::listener::Served;
-use super::{access, append, consumers, entries, logs, metrics, operate};
+use super::{access, append, consumers, entries, logs, metrics, operate, views};
 use crate::model::limits;
 use crate::node::{Node, Right, Status, Tree, ready};
 use crate::peer::{Serving, Timing};
@@ -67,6 +67,8 @@ fn router(node: Arc<Node>, guard: Arc<Guard>) -> Router {
         .route("/v1/logs/{log}/trim", post(logs::trim))
         .route("/v1/logs/{log}/promote", post(logs::promote))
         .route("/v1/logs/{log}/retain", post(logs::retain))
+        .route("/v1/views/{view}/rebuild", post(views::rebuild))
+        .route("/v1/views/{view}/skip", post(views::pass_over))
         .layer(from_fn_with_state(node.clone(), access::operator));
     let shown = Router::new()
         .route("/v1/status", get(status))
@@ -83,6 +85,11 @@ fn router(node: Arc<Node>, guard: Arc<Guard>) -> Router {
         .route("/v1/logs/{log}/entries", get(entries::read).post(append::append))
         .route("/v1/logs/{log}/consumers", get(consumers::ls))
         .route("/v1/logs/{log}/consumers/{name}", get(consumers::show).put(consumers::set).delete(consumers::forget))
+        .route("/v1/views", get(views::ls))
+        .route("/v1/views/{view}", get(views::show))
+        .route("/v1/views/{view}/query", post(views::query))
+        .route("/v1/views/{view}/digest", get(views::digest))
+        .route("/v1/views/{view}/{table}/{key}", get(views::row))
         .route("/v1/peer", get(peer))
         .merge(shown)
         .merge(orders)

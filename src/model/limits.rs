@@ -420,3 +420,37 @@ pub const MACHINE_APPLY_MAX: usize = 512;
 pub const REDUCE_STATE_BYTES_MAX: usize = 1 << 20;
 /// Replicas of machines of which one heartbeat speaks.
 pub const HEARTBEAT_REPLICAS_MAX: usize = 256;
+/// What a reader of a view may show that it has seen: cursors of all partitions of a log.
+pub const VIEW_TOKEN_BYTES_MAX: usize = 8 << 10;
+/// Readers that wait for one view.
+pub const VIEW_WAITERS_MAX: usize = 100_000;
+/// How long a reader waits for a view that does not say.
+pub const VIEW_WAIT_DEFAULT: Duration = Duration::from_secs(2);
+/// How long a reader may wait for a view.
+pub const VIEW_WAIT_MAX: Duration = Duration::from_secs(300);
+/// A question to a view is broken off after this.
+pub const VIEW_ASK_TIME_MAX: Duration = Duration::from_secs(5);
+/// Rows of one answer of a view.
+pub const VIEW_ANSWER_ROWS_MAX: usize = 10_000;
+/// Values of one answer of a view.
+pub const VIEW_ANSWER_BYTES_MAX: usize = 8 << 20;
+/// A view that has not moved for so long, while its log has more, has stalled.
+pub const VIEW_STALL_AFTER: Duration = Duration::from_secs(5);
+/// Between two looks at how views are doing.
+pub const VIEW_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A view that is being built and lacks more entries than this tells readers so at once.
+pub const VIEW_NEAR_ENTRIES: u64 = 10_000;
+/// Of its time a view that is rebuilt beside the one that answers works so many hundredths.
+pub const VIEW_REBUILD_SHARE: u32 = 50;
+/// A rebuilt view that lacks no more entries than this takes its place: what it replaces stands still, and it reads the rest.
+pub const VIEW_SWITCH_ENTRIES: u64 = 1_000;
+/// How long a rebuilt view may take to reach the one that it replaces, which stands still meanwhile.
+pub const VIEW_SWITCH_WAIT: Duration = Duration::from_secs(5);
+/// Of the entry at which a view has failed, so much is shown.
+pub const VIEW_ENTRY_SHOWN_BYTES: usize = 4 << 10;
+/// The file with a view's definition.
+pub const VIEW_SQL_BYTES_MAX: u64 = 1 << 20;
+/// Views of a node.
+pub const VIEWS_MAX: usize = 256;
+/// Orders that wait at a view.
+pub const VIEW_ORDERS_MAX: usize = 16;

@@ -151,6 +151,7 @@ impl Capturing {
         self.capture.read_ahead(logged);
         match self.runtime.block_on(logging.ended()) {
             Ok(_) => {
+                self.shared.captured_upto(&upto);
                 self.shared.counters.captured.add(count);
                 self.shared.counters.captured_changes.add(changes);
                 if let Err(error) = self.capture.release(&upto) {

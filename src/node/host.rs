@@ -373,6 +373,9 @@ impl Host for NodeHost {
             }
         }
         replaced.tell(shared).await?;
+        if let Some(Ok(upto)) = upto.as_ref().map(Cursor::try_from) {
+            shared.arrived.reached(upto);
+        }
         shared.counters.received.add(count);
         Ok(())
     }
@@ -430,7 +433,10 @@ impl Host for NodeHost {
                 // What has gone a longer way is older.
                 Some(before) if before.time > head.time && before.cursor.position >= head.cursor.position => {}
                 None if !room => {}
-                _ => drop(known.insert(head.node.log, head)),
+                _ => {
+                    shared.arrived.reached(head.cursor);
+                    known.insert(head.node.log, head);
+                }
             }
         }
         drop(known);

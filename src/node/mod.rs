@@ -44,6 +44,7 @@ mod traffic;
 mod tree;
 mod twin;
 mod uncaptured;
+pub mod views;
 mod wanted;
 mod wiring;
 

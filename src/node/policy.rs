@@ -38,6 +38,8 @@ pub struct Policy {
     pub capture: Selection,
     /// The tables with an owner, captured too.
     pub owned: Selection,
+    /// The tables that views of main look at, captured too.
+    pub viewed: Selection,
 }
 
 impl Policy {
@@ -66,7 +68,8 @@ impl Policy {
     /// All selections.
     pub fn selections(&self) -> impl Iterator<Item = &Selection> {
         let children = self.child.values().chain(&self.feed).map(|send| &send.selection);
-        [&self.parent.selection, &self.children.selection, &self.capture, &self.owned].into_iter().chain(children)
+        let own = [&self.capture, &self.owned, &self.viewed];
+        [&self.parent.selection, &self.children.selection].into_iter().chain(own).chain(children)
     }
 
     /// Whether the table's local changes are captured: the union of what any selection or owner names.

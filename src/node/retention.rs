@@ -33,8 +33,7 @@ pub fn pins(shared: &Shared) -> Vec<(String, Position)> {
         pins.push((format!("{} {name}", known.role), acknowledged));
     }
     if let Some(main) = shared.feeds.get("main") {
-        let needs = main.consumers.needs(shared.log.id());
-        pins.extend(needs.into_iter().map(|(name, position)| (format!("consumer {name}"), position)));
+        pins.extend(main.needs(shared.log.id()));
     }
     pins
 }

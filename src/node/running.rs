@@ -25,6 +25,7 @@ use super::standby;
 use super::store::{CaptureFor, Store};
 use super::traffic::Traffic;
 use super::uncaptured::Uncaptured;
+use super::views::Views;
 use crate::log::segments::{Retention, SegmentLog, SegmentOptions};
 use crate::log::{Append, Capture, Log};
 use crate::model::{LinkId, TableDef, limits};
@@ -93,6 +94,7 @@ impl Node {
             settings.database.as_ref().map(|database| Arc::new(handle(&database.store, commands, String::new())));
         let (copies_of, standbys) = standby::handles(&settings);
         let tables = opened.as_ref().map(|opened| opened.tables.clone()).unwrap_or_default();
+        let views = Views::open(&settings.data_dir, settings.views)?;
         let parts = SharedParts {
             name: settings.name.clone().into(),
             data_dir: settings.data_dir.clone(),
@@ -103,6 +105,7 @@ impl Node {
             database,
             copies_of,
             tables,
+            views,
             parent: settings.parent.as_ref().map(|parent| parent.url.clone()),
             stop,
         };
@@ -130,6 +133,8 @@ impl Node {
         node.shared.tasks.spawn(retention::run(node.shared.clone()));
         node.shared.tasks.spawn(node.shared.feeds.clone().retain(node.shared.stop.clone()));
         node.start_feeds(settings.mirrors);
+        node.shared.recall_arrived();
+        node.shared.views.start(&node.shared);
         node.dial(settings.parent.as_ref())?;
         Ok(node)
     }

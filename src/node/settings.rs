@@ -13,6 +13,7 @@ use super::feeds::{FeedSpec, MirrorSettings};
 use super::policy::Policy;
 use super::rights::Token;
 use super::store::Store;
+use super::views::ViewSettings;
 use crate::model::limits;
 use crate::peer::{Dial, ParentUrl, Refusal};
 use crate::stream::Selection;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub feeds: BTreeMap<String, FeedSpec>,
     /// Logs that are copies of feeds elsewhere.
     pub mirrors: BTreeMap<String, MirrorSettings>,
+    /// Views of its logs.
+    pub views: BTreeMap<String, ViewSettings>,
     /// Who may do what over HTTP. Where there are none, everybody on this machine may append to feeds and read them.
     pub tokens: Vec<Token>,
     /// The certificate with which it speaks TLS; without one it does not.

@@ -14,10 +14,12 @@ use super::book::Book;
 use super::database::Database;
 use super::feeds::{Feeds, Mirrors, PeerFeeds};
 use super::policy::Policy;
+use super::views::Views;
 use crate::log::Log;
 use crate::model::{Cursor, Epoch, LinkId, LogId, Position, TableDef, TableName, Timestamp, limits};
 use crate::peer::{Below, CopyMessage, DialState, Head, LinkHandle, NodeRef, Offer, Role};
 use crate::stream::{Refused, Sieve};
+use crate::view::Waiters;
 
 /// A link that stands.
 pub struct Link {
@@ -192,6 +194,10 @@ pub struct Shared {
     pub fewer_below: AtomicBool,
     /// How far other nodes' logs have travelled here.
     pub heads: Mutex<HashMap<LogId, Head>>,
+    /// The same, for those who wait until something of another node's log, or of the database's, is in this one.
+    pub arrived: Waiters,
+    /// Views of the logs.
+    pub views: Views,
     /// The node's database.
     pub database: Option<Arc<Database>>,
     /// Copies of it that follow the same log, by name.
@@ -326,6 +332,8 @@ pub struct SharedParts {
     /// See [`Shared`].
     pub tables: Vec<Arc<TableDef>>,
     /// See [`Shared`].
+    pub views: Views,
+    /// See [`Shared`].
     pub parent: Option<String>,
     /// See [`Shared`].
     pub stop: CancellationToken,
@@ -352,6 +360,8 @@ impl SharedParts {
             elsewhere: Mutex::default(),
             fewer_below: AtomicBool::new(false),
             heads: Mutex::default(),
+            arrived: Waiters::default(),
+            views: self.views,
             database: self.database,
             copies_of: self.copies_of,
             tables: watch::Sender::new(self.tables),

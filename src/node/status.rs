@@ -9,6 +9,7 @@ use super::feeds::MirrorStatus;
 use super::lane_status::{TableStatus, of_lane};
 use super::retention;
 use super::shared::Shared;
+use super::views::ViewStatus;
 use crate::model::Timestamp;
 use crate::peer::Role;
 use crate::view::LaneState;
@@ -43,6 +44,8 @@ pub struct Status {
     pub links: Vec<LinkStatus>,
     /// Copies of feeds elsewhere.
     pub mirrors: Vec<MirrorStatus>,
+    /// Views of its logs.
+    pub views: Vec<ViewStatus>,
     /// Tables that do not move with the others.
     pub tables: Vec<TableStatus>,
     /// How far other nodes' logs have come here.
@@ -182,6 +185,7 @@ impl Status {
             copies: copies(shared),
             links: link_status(shared),
             mirrors: shared.mirrors.status(),
+            views: shared.views.status(),
             tables: table_status(shared),
             heads: head_status(shared),
             counters: CounterStatus {
@@ -253,6 +257,7 @@ pub fn ready(shared: &Shared) -> (bool, Vec<String>) {
     problems.extend(link_problems(shared));
     problems.extend(copy_problems(shared));
     problems.extend(shared.mirrors.problems());
+    problems.extend(shared.views.problems());
     (ready, problems)
 }
 

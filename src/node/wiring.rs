@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::policy::{Policy, SendPolicy};
 use super::rights::{Right, Token};
 use super::settings::{CopySettings, DatabaseSettings, LogSettings, Parent, Secret, Settings};
 use super::store::Store;
+use super::views::{ViewSettings, configured};
 use crate::model::{TableName, limits};
 use crate::postgres::Endpoint;
 use crate::stream::{CelFilter, CelRule, Expression, Owner, Ownership, Selection};
@@ -41,6 +43,9 @@ impl Settings {
             })
         });
         let database = database.transpose()?;
+        let views = configured(config)?;
+        let mut policy = policy(config)?;
+        policy.viewed = viewed(&views);
         Ok(Settings {
             name: config.node.name.clone(),
             data_dir: config.node.data_dir.clone(),
@@ -48,11 +53,12 @@ impl Settings {
             parent: parent(config)?,
             database,
             copies: copies(config)?,
-            policy: policy(config)?,
+            policy,
             log: log_settings(config),
             append_main: config.main_log().append,
             feeds: feeds(config),
             mirrors: mirrors(config)?,
+            views,
             tokens: tokens(config)?,
             tls: tls(config)?,
             cors: config.node.cors.iter().map(|origin| origin.as_str().into()).collect(),
@@ -148,31 +154,48 @@ fn mirrors(config: &Config) -> Result<BTreeMap<String, MirrorSettings>, ConfigEr
     let mut mirrors = BTreeMap::new();
     for (name, log) in &config.log {
         let Some(text) = &log.mirror else { continue };
-        let mistake = |key: &str, what: String, why: &str, fix: &str| {
-            Err(config.mistake_in(&format!("log.{name}.{key}"), &what, why, fix))
-        };
-        let mut from = match MirrorFrom::parse(text) {
-            Ok(from) => from,
-            Err(why) => {
-                let fix = "write \"https://HOST:7070/v1/logs/NAME\", or \"peer:NODE/NAME\" for a feed of a linked node";
-                return mistake("mirror", format!("the log {name:?} cannot mirror {text:?}"), &why, fix);
-            }
-        };
         let token = secret(log.token_env.as_deref(), log.token_file.as_deref());
-        let token = match token {
-            Ok(token) => token,
-            Err(why) => {
-                let (what, fix) = (format!("the token for {text} cannot be read"), "put it there, in one line");
-                return mistake("mirror", what, &why, fix);
-            }
-        };
-        if let MirrorFrom::Http(http) = &mut from {
-            (http.token, http.ca_file) = (token, log.ca_file.clone());
-        }
+        let from = mirrored(config, &format!("log.{name}.mirror"), text, token, log.ca_file.as_ref())?;
         let spec = FeedSpec { mirror: Some(from.to_string()), append: false, ..feed(log) };
         mirrors.insert(name.clone(), MirrorSettings { from, spec });
     }
+    for (name, view) in config.view.iter().filter(|(_, view)| view.is_elsewhere()) {
+        let token = secret(view.token_env.as_deref(), view.token_file.as_deref());
+        let from = mirrored(config, &format!("view.{name}.log"), &view.log, token, view.ca_file.as_ref())?;
+        let spec = FeedSpec { mirror: Some(from.to_string()), append: false, ..FeedSpec::default() };
+        mirrors.insert(view.log_name(name), MirrorSettings { from, spec });
+    }
     Ok(mirrors)
+}
+
+/// A feed elsewhere, by the value at a key.
+fn mirrored(
+    config: &Config,
+    key: &str,
+    text: &str,
+    token: Result<Option<String>, String>,
+    ca_file: Option<&PathBuf>,
+) -> Result<MirrorFrom, ConfigError> {
+    let mut from = MirrorFrom::parse(text).map_err(|why| {
+        let fix =
+            "write \"https://HOST:7070/v1/logs/NAME\", or \"peer:NODE/NAME\" for a mirror of a linked node's feed";
+        config.mistake_in(key, &format!("`{key}` cannot be {text:?}"), &why, fix)
+    })?;
+    let token = token.map_err(|why| {
+        let (what, fix) = (format!("the token for {text} cannot be read"), "put it there, in one line");
+        config.mistake_in(key, &what, &why, fix)
+    })?;
+    if let MirrorFrom::Http(http) = &mut from {
+        (http.token, http.ca_file) = (token, ca_file.cloned());
+    }
+    Ok(from)
+}
+
+/// The tables of main that views look at.
+fn viewed(views: &BTreeMap<String, ViewSettings>) -> Selection {
+    let tables = views.values().filter(|view| &*view.log == "main").filter_map(|view| view.tables.as_ref()).flatten();
+    let names: Vec<&str> = tables.map(TableName::as_str).collect();
+    Selection::new(&names).expect("a table's name is a pattern")
 }
 
 fn tokens(config: &Config) -> Result<Vec<Token>, ConfigError> {
@@ -235,6 +258,7 @@ pub fn policy(config: &Config) -> Result<Policy, ConfigError> {
         may_diverge,
         capture: select(&captured),
         owned: select(&owned),
+        viewed: Selection::default(),
     })
 }
 

@@ -19,7 +19,7 @@ mod tls;
 mod url;
 
 pub use apply::{PgApplier, PgApplierOptions};
-pub use capture::{PgCapture, PgCaptureOptions, is_captured, uninstall};
+pub use capture::{PgCapture, PgCaptureOptions, captured_lsn, is_captured, uninstall};
 pub(crate) use connect::user_info;
 pub use connect::{Endpoint, Session, without_password};
 pub use copy::{Marked, PgReader, snapshot};

@@ -139,7 +139,7 @@ pub async fn follow(
             }
         };
         if batch.next == from {
-            patiently(stop, view, async |view| view.caught_up().await).await?;
+            patiently(stop, view, Work::CaughtUp).await?;
             if let Some(cursor) = view.cursor().await? {
                 progress.send_replace(cursor);
             }
@@ -157,7 +157,7 @@ pub async fn follow(
             None => batch,
         };
         let apply = async {
-            patiently(stop, view, async |view| view.apply(&batch).await).await?;
+            patiently(stop, view, Work::Apply(&batch)).await?;
             if let Some(cursor) = view.cursor().await? {
                 progress.send_replace(cursor);
             }
@@ -174,18 +174,27 @@ pub async fn follow(
         from = next;
         ahead = read?;
     }
-    patiently(stop, view, async |view| view.flush().await).await?;
+    patiently(stop, view, Work::Flush).await?;
     Ok(())
 }
 
+/// What a view is to do.
+#[derive(Clone, Copy)]
+enum Work<'b> {
+    Apply(&'b Batch),
+    Flush,
+    CaughtUp,
+}
+
 /// Has the view do something, again and again while its store is busy, until told to stop.
-async fn patiently(
-    stop: &CancellationToken,
-    view: &mut dyn View,
-    mut work: impl AsyncFnMut(&mut dyn View) -> Result<(), ViewError>,
-) -> Result<(), ViewError> {
+async fn patiently(stop: &CancellationToken, view: &mut dyn View, work: Work<'_>) -> Result<(), ViewError> {
     loop {
-        match work(view).await {
+        let done = match work {
+            Work::Apply(batch) => view.apply(batch).await,
+            Work::Flush => view.flush().await,
+            Work::CaughtUp => view.caught_up().await,
+        };
+        match done {
             Err(error) if error.is_retryable() && !stop.is_cancelled() => {}
             done => return done,
         }

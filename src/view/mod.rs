@@ -16,6 +16,7 @@ mod snapshot;
 mod spool;
 mod store;
 mod stored;
+mod waiting;
 
 pub(crate) use cel::cel_json;
 pub use compare::{Common, Compare};
@@ -38,6 +39,7 @@ pub(crate) use snapshot::SnapshotWriter;
 pub(crate) use spool::{Spools, Work};
 pub use store::{Chunk, InspectedTable, Inspection, TableReader};
 pub use stored::{Answer, AskError, Bounds, Question, StateDigest, ViewBuilds, ViewStore};
+pub use waiting::{Needed, Token, TokenError, Unmet, Waiters, covers};
 
 use async_trait::async_trait;
 use thiserror::Error;

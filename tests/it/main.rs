@@ -19,3 +19,4 @@ mod sqlite_capture;
 mod tidy;
 mod tree;
 mod views_plain;
+mod views_node;

@@ -5,13 +5,13 @@ use super::{Config, DatabaseUrl, Mistake, TokenConfig};
 use crate::model::{TableName, limits};
 use crate::node::Right;
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     places: &'a Places<'a>,
     mistakes: &'a mut Vec<Mistake>,
 }
 
 impl Check<'_> {
-    fn fail(&mut self, path: &[&str], what: String, why: &str, fix: &str) {
+    pub(super) fn fail(&mut self, path: &[&str], what: String, why: &str, fix: &str) {
         let span = self.places.nearest_span(path);
         self.mistakes.push(Mistake { code: "WS-CFG-008", what, why: why.into(), fix: fix.into(), span });
     }
@@ -37,6 +37,7 @@ pub(super) fn check(config: &Config, places: &Places<'_>, mistakes: &mut Vec<Mis
     names(config, &mut check);
     rules(config, &mut check);
     databases(config, &mut check);
+    super::views::check(config, &mut check);
 }
 
 fn tokens(config: &Config, check: &mut Check<'_>) {
@@ -145,12 +146,6 @@ fn names(config: &Config, check: &mut Check<'_>) {
             let what = format!("the log {name:?} is a mirror and may be appended to");
             let why = "a mirror keeps the positions of what it copies, so nobody else may append";
             check.fail(&["log", name, "append"], what, why, "keep one of `mirror` and `append`");
-        }
-    }
-    for (name, view) in &config.view {
-        if view.log != "main" && !config.log.contains_key(&view.log) {
-            let what = format!("the view {name:?} reads the log {:?}, which is not configured", view.log);
-            check.fail(&["view", name, "log"], what, "a view is derived from a log of this node", "add [log.NAME]");
         }
     }
 }

@@ -15,6 +15,7 @@ mod rules;
 mod secret;
 mod sections;
 mod values;
+mod views;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -31,13 +32,16 @@ pub use keys::{describe, known_keys, nearest, resolve, schema};
 pub use load::Overrides;
 pub(in crate::node) use load::read;
 pub use rate::{ByteRate, RateConfig, RequestRate};
-pub use rules::{ColumnRule, Conflicts, FilterOp, FilterRule, LaneConfig, SendConfig, SendRule, TableRule, ViewConfig};
+pub use rules::{ColumnRule, Conflicts, FilterOp, FilterRule, LaneConfig, SendConfig, SendRule, TableRule};
 pub(in crate::node) use secret::secret;
 pub use sections::{
     ApplyMode, CopyConfig, DatabaseConfig, Engine, Fsync, LogConfig, NodeConfig, ParentConfig, RetainConfig,
     RetryConfig, TlsConfig, TokenConfig,
 };
-pub use values::{DatabaseUrl, Expression, IdRange, Listen, ParentUrl, Period, Size, TablePattern, redact};
+pub use values::{
+    DatabaseUrl, Expression, IdRange, Listen, ParentUrl, Period, Size, TablePattern, ViewStoreUrl, redact,
+};
+pub use views::ViewConfig;
 
 /// A configuration that has been read and checked. Paths in it are absolute.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -125,6 +129,7 @@ impl Config {
         self.database.iter_mut().for_each(|database| database.settle(base));
         self.copy.values_mut().for_each(|copy| copy.settle(base));
         self.log.values_mut().for_each(|log| log.settle(base));
+        self.view.values_mut().for_each(|view| view.settle(base));
         self.events.iter_mut().for_each(|events| events.settle(base));
     }
 }

@@ -1,11 +1,11 @@
-//! The sections of the file about data: `[send]`, `[table]`, `[lane]`, `[view]`.
+//! The sections of the file about data: `[send]`, `[table]`, `[lane]`.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::{Expression, Period, TablePattern, one_or_many};
+use super::values::{Expression, TablePattern, one_or_many};
 use crate::model::Op;
 
 /// `[send.…]`: nothing leaves unless it is listed here.
@@ -172,24 +172,4 @@ pub enum Conflicts {
 pub struct LaneConfig {
     /// Higher ones go first on a bad link; `main` has 0.
     pub priority: i32,
-}
-
-/// `[view.NAME]`: a projection of a log.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ViewConfig {
-    /// The log that it is derived from. Default: main.
-    #[serde(default = "main_log")]
-    pub log: String,
-    /// `sqlite:PATH`, a postgres URL or `memory`.
-    pub store: String,
-    /// For `memory`: how often its state is saved.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub persist_every: Option<Period>,
-    /// File with its definition.
-    pub sql: String,
-}
-
-fn main_log() -> String {
-    "main".into()
 }

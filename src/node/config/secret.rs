@@ -22,11 +22,13 @@ impl Config {
         let tokens = self.node.tokens.iter().map(|token| (&token.token_env, &token.token_file));
         let parent = self.parent.iter().map(|parent| (&parent.token_env, &parent.token_file));
         let mirrors = self.log.values().map(|log| (&log.token_env, &log.token_file));
-        for (env, file) in tokens.chain(parent).chain(mirrors) {
+        let views = self.view.values().map(|view| (&view.token_env, &view.token_file));
+        for (env, file) in tokens.chain(parent).chain(mirrors).chain(views) {
             // One that cannot be read is refused elsewhere.
             add(secret(env.as_deref(), file.as_deref()).ok().flatten().unwrap_or_default().as_bytes());
         }
         let authorities = self.parent.iter().filter_map(|parent| parent.ca_file.as_ref());
+        let authorities = authorities.chain(self.view.values().filter_map(|view| view.ca_file.as_ref()));
         for path in authorities.chain(self.log.values().filter_map(|log| log.ca_file.as_ref())) {
             add(&std::fs::read(path).unwrap_or_default());
         }

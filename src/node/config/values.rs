@@ -267,6 +267,35 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
+/// Where a view is kept: `"sqlite:views.db"`, `"postgres://app@host/shop"` or `"memory"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ViewStoreUrl {
+    /// In a database: a file of the view's own, or a schema of its own.
+    Database(DatabaseUrl),
+    /// In memory, saved now and then.
+    Memory,
+}
+text_value!(ViewStoreUrl, "store");
+
+impl FromStr for ViewStoreUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "memory" => Ok(ViewStoreUrl::Memory),
+            _ => text.parse().map(ViewStoreUrl::Database).map_err(|why| format!("{why}; or \"memory\"")),
+        }
+    }
+}
+
+impl fmt::Display for ViewStoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ViewStoreUrl::Database(url) => url.fmt(f),
+            ViewStoreUrl::Memory => f.write_str("memory"),
+        }
+    }
+}
+
 /// Hides the password of every URL in a text, keeping its length in characters.
 pub fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

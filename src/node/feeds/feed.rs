@@ -30,6 +30,8 @@ pub struct Feed {
     turn: AtomicUsize,
     /// How far linked peers have mirrored it, where that is not noted yet.
     mirrored: Mutex<BTreeMap<Box<str>, BTreeMap<LogId, Cursor>>>,
+    /// What views of this node still need, by view and partition.
+    pins: Mutex<BTreeMap<(Box<str>, LogId), Position>>,
     dir: PathBuf,
     /// As it is noted; `None` for the node's own log.
     spec: Option<Mutex<FeedSpec>>,
@@ -101,6 +103,7 @@ impl Feed {
             room: Arc::new(Semaphore::new(limits::FEED_ROOM_BYTES >> 10)),
             turn: AtomicUsize::new(0),
             mirrored: Mutex::default(),
+            pins: Mutex::default(),
             dir: folder.parent().unwrap_or(folder).into(),
             spec: None,
         })
@@ -229,12 +232,29 @@ impl Feed {
         }
     }
 
-    /// Lets retention have what no consumer needs; the node's own log has its own rules.
+    /// What comes after that position of a partition is kept for whoever that is; with `None` nothing is any more.
+    pub fn pin(&self, who: &str, log: LogId, upto: Option<Position>) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        match upto {
+            Some(upto) => drop(pins.insert((who.into(), log), upto)),
+            None => drop(pins.remove(&(who.into(), log))),
+        }
+    }
+
+    /// Who needs what comes after which position of a partition: consumers, and views.
+    pub fn needs(&self, log: LogId) -> Vec<(String, Position)> {
+        let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        let pins = pins.iter().filter(|((_, of), _)| *of == log).map(|((who, _), upto)| (who.to_string(), *upto));
+        let consumers = self.consumers.needs(log).into_iter().map(|(name, upto)| (format!("consumer {name}"), upto));
+        pins.chain(consumers).collect()
+    }
+
+    /// Lets retention have what nobody needs; the node's own log has its own rules.
     pub(super) async fn release(&self) {
         tokio::task::block_in_place(|| self.note_mirrored());
         for partition in &self.partitions {
             let Some(segments) = &partition.segments else { continue };
-            let needs = self.consumers.needs(segments.info().id);
+            let needs = self.needs(segments.info().id);
             let upto =
                 needs.into_iter().map(|(_, position)| position).min().unwrap_or_else(|| *partition.log.tail().borrow());
             if let Err(error) = partition.log.release(upto).await {

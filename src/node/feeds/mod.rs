@@ -16,6 +16,7 @@ pub use mirror::{HttpFrom, Mirror, MirrorFrom, MirrorSettings, MirrorStatus, Mir
 pub use partition::Partition;
 pub use raw::{RawReader, RawRefused};
 pub use spec::FeedSpec;
+pub(super) use spec::write_durably;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

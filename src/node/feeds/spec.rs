@@ -171,7 +171,7 @@ pub(super) fn forget(dir: &Path, name: &str) -> Result<(), NodeError> {
 }
 
 /// Replaces a file; the new content is durable on return, and a crash leaves the old or the new one.
-pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(in crate::node) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let new = path.with_extension("new");
     let mut file = fs::File::create(&new)?;
     file.write_all(bytes)?;

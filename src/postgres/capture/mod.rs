@@ -32,6 +32,7 @@ mod witness;
 mod work;
 
 pub(crate) use gather::PREFIX_CUT;
+pub use place::captured_lsn;
 pub use uninstall::{is_captured, uninstall};
 
 use std::path::PathBuf;

@@ -72,6 +72,11 @@ impl TryFrom<&SourceCursor> for Place {
     }
 }
 
+/// Up to where a server's log has been read, by what the node's log stores of it; `None` if that is no such place.
+pub fn captured_lsn(cursor: &SourceCursor) -> Option<Lsn> {
+    Place::try_from(cursor).ok().map(|place| place.lsn)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,6 +26,7 @@ async fn who_sends_more_than_the_disk_takes_is_told_to_come_again() {
         append_main: false,
         feeds: [("orders".to_owned(), FeedSpec { append: true, ..FeedSpec::default() })].into(),
         mirrors: Default::default(),
+        views: Default::default(),
         tokens: Vec::new(),
         tls: None,
         cors: Vec::new(),

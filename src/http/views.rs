@@ -1,0 +1,268 @@
+//! Views: asked, looked at, and told what to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Json, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::access::allowed;
+use super::append::CURSOR;
+use super::server::Shared;
+use super::views_refused::{bad, bad_token, no_view, ordered, refused, unasked};
+use crate::model::{Position, limits};
+use crate::node::views::{Asked, Told, Viewed};
+use crate::node::{Node, Right};
+use crate::view::{Answer, Bounds, Question, Token, TokenError};
+
+/// What an answer may cost.
+const BOUNDS: Bounds = Bounds {
+    time: limits::VIEW_ASK_TIME_MAX,
+    rows: limits::VIEW_ANSWER_ROWS_MAX,
+    bytes: limits::VIEW_ANSWER_BYTES_MAX,
+};
+
+/// What may stand in the query of whoever asks.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    after: Option<String>,
+    at: Option<String>,
+    timeout: Option<String>,
+    on_timeout: Option<String>,
+    consistency: Option<String>,
+}
+
+type Refusal = Box<Response>;
+type Options = Result<Query<Wanted>, QueryRejection>;
+
+/// A time: `2s`, `500ms`, or seconds.
+fn patience(text: &str) -> Option<Duration> {
+    let (number, unit) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => (number, 1e3),
+        (None, Some(number)) => (number, 1.0),
+        (None, None) => (text, 1.0),
+    };
+    let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let seconds = number.parse::<f64>().ok().filter(|_| plain)? / unit;
+    (seconds <= limits::VIEW_WAIT_MAX.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
+}
+
+/// What the query and the headers say together.
+fn asked(options: Options, headers: &HeaderMap) -> Result<Asked, Refusal> {
+    let Query(wanted) = options.map_err(|refused| bad(&refused.body_text()))?;
+    let shown = match headers.get(CURSOR) {
+        Some(value) => Some(value.to_str().map_err(|_| bad("the header watershed-cursor is not ASCII text"))?),
+        None => None,
+    };
+    let token = |text: &str| -> Result<Token, Refusal> {
+        text.parse().map_err(|error: TokenError| bad_token(&error.to_string()))
+    };
+    let latest = match wanted.consistency.as_deref() {
+        None => None,
+        Some("latest") => Some(Token::Latest),
+        Some(other) => return Err(bad(&format!("consistency {other:?} is not latest"))),
+    };
+    // All of them say what has been seen: the answer has to have everything.
+    let said = [wanted.after.as_deref(), wanted.at.as_deref(), shown].into_iter().flatten();
+    let said = said.filter(|text| !text.is_empty()).map(token);
+    let tokens = said.chain(latest.map(Ok)).collect::<Result<Vec<Token>, Refusal>>()?;
+    let timeout = match &wanted.timeout {
+        None => limits::VIEW_WAIT_DEFAULT,
+        Some(text) => patience(text).ok_or_else(|| {
+            bad(&format!("timeout {text:?} is not a time up to {} s: 2s, 500ms", limits::VIEW_WAIT_MAX.as_secs()))
+        })?,
+    };
+    let stale = match wanted.on_timeout.as_deref() {
+        None | Some("error") => false,
+        Some("stale") => true,
+        Some(other) => return Err(bad(&format!("on_timeout {other:?} is neither error nor stale"))),
+    };
+    Ok(Asked { tokens, timeout, stale })
+}
+
+/// The view, for whoever may ask it.
+pub(super) fn found<'n>(node: &'n Node, name: &str, headers: &HeaderMap) -> Result<&'n Arc<Viewed>, Refusal> {
+    allowed(node, headers, &Right::Query(name.into()), true)?;
+    node.shared.views.get(name).ok_or_else(|| Box::new(no_view(name)))
+}
+
+fn with_cursor(mut response: Response, cursor: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(cursor) {
+        response.headers_mut().insert(CURSOR, value);
+    }
+    response
+}
+
+fn answer(told: Told<Answer>) -> Response {
+    let Told { what, cursor, stale } = told;
+    let Answer { columns, rows, definition, .. } = what;
+    let body = json!({
+        "schema": 1, "columns": columns, "rows": rows, "cursor": cursor, "definition": definition.to_string(), "stale": stale,
+    });
+    with_cursor(Json(body).into_response(), &cursor)
+}
+
+/// What is asked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Body {
+    sql: String,
+    #[serde(default)]
+    params: Value,
+}
+
+/// `POST /v1/views/{view}/query`.
+pub async fn query(
+    State(node): Shared,
+    Path(name): Path<String>,
+    options: Options,
+    headers: HeaderMap,
+    body: Result<Json<Body>, JsonRejection>,
+) -> Response {
+    let view = match found(&node, &name, &headers) {
+        Ok(view) => view,
+        Err(refused) => return *refused,
+    };
+    let asked = match asked(options, &headers) {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    let question = match body {
+        Ok(Json(Body { params: Value::String(_) | Value::Number(_) | Value::Bool(_), .. })) => {
+            return *bad("params is neither a list nor an object");
+        }
+        Ok(Json(Body { sql, params })) => Question::Sql { sql, params },
+        Err(refused) => return unasked(&refused),
+    };
+    match view.ask(&node.shared, &asked, &question, &BOUNDS).await {
+        Ok(told) => answer(told),
+        Err(unanswered) => refused(view, &unanswered),
+    }
+}
+
+/// `GET /v1/views/{view}/{table}/{key}`.
+pub async fn row(
+    State(node): Shared,
+    Path((name, table, key)): Path<(String, String, String)>,
+    options: Options,
+    headers: HeaderMap,
+) -> Response {
+    let view = match found(&node, &name, &headers) {
+        Ok(view) => view,
+        Err(refused) => return *refused,
+    };
+    let asked = match asked(options, &headers) {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    let told = match view.ask(&node.shared, &asked, &Question::Row { table, key }, &BOUNDS).await {
+        Ok(told) => told,
+        Err(unanswered) => return refused(view, &unanswered),
+    };
+    let Told { what, cursor, stale } = told;
+    let values = what.rows.into_iter().next().unwrap_or_default();
+    let row: serde_json::Map<String, Value> = what.columns.into_iter().zip(values).collect();
+    let definition = what.definition.to_string();
+    let body = json!({ "schema": 1, "row": row, "cursor": cursor, "definition": definition, "stale": stale });
+    with_cursor(Json(body).into_response(), &cursor)
+}
+
+/// `GET /v1/views`: those that may be asked.
+pub async fn ls(State(node): Shared, headers: HeaderMap) -> Response {
+    let may = |view: &&Arc<Viewed>| allowed(&node, &headers, &Right::Query(view.name.clone()), true).is_ok();
+    let views: Vec<_> = node.shared.views.all().filter(may).map(|view| view.status()).collect();
+    Json(json!({ "schema": 1, "views": views })).into_response()
+}
+
+/// `GET /v1/views/{view}`: how it is doing, once it has what is asked for.
+pub async fn show(State(node): Shared, Path(name): Path<String>, options: Options, headers: HeaderMap) -> Response {
+    let view = match found(&node, &name, &headers) {
+        Ok(view) => view,
+        Err(refused) => return *refused,
+    };
+    let waits = options.as_ref().is_ok_and(|Query(wanted)| wanted.after.is_some() || wanted.consistency.is_some())
+        || options.is_err();
+    if waits {
+        let asked = match asked(options, &headers) {
+            Ok(asked) => asked,
+            Err(refused) => return *refused,
+        };
+        if let Err(unmet) = view.wait(&node.shared, &asked).await {
+            return refused(view, &unmet.into());
+        }
+    }
+    let status = view.status();
+    let mut body = json!(status);
+    body["schema"] = 1.into();
+    with_cursor(Json(body).into_response(), &status.cursor)
+}
+
+/// `GET /v1/views/{view}/digest`.
+pub async fn digest(State(node): Shared, Path(name): Path<String>, options: Options, headers: HeaderMap) -> Response {
+    let view = match found(&node, &name, &headers) {
+        Ok(view) => view,
+        Err(refused) => return *refused,
+    };
+    let asked = match asked(options, &headers) {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    match view.digest(&node.shared, &asked).await {
+        Ok(Told { what, cursor, stale }) => {
+            let digest: String = what.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let body = json!({ "schema": 1, "digest": digest, "rows": what.rows, "cursor": cursor, "stale": stale });
+            with_cursor(Json(body).into_response(), &cursor)
+        }
+        Err(unanswered) => refused(view, &unanswered),
+    }
+}
+
+/// `POST /v1/views/{view}/rebuild`.
+pub async fn rebuild(State(node): Shared, Path(name): Path<String>) -> Response {
+    match node.shared.views.get(&name) {
+        None => no_view(&name),
+        Some(view) => ordered(&name, view.rebuild().await),
+    }
+}
+
+/// Which entry is passed over.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Over {
+    position: u64,
+    #[serde(default)]
+    partition: usize,
+}
+
+/// `POST /v1/views/{view}/skip`.
+pub async fn pass_over(
+    State(node): Shared,
+    Path(name): Path<String>,
+    over: Result<Json<Over>, JsonRejection>,
+) -> Response {
+    let Some(view) = node.shared.views.get(&name) else { return no_view(&name) };
+    match over {
+        Ok(Json(over)) => ordered(&name, view.pass_over(over.partition, Position(over.position)).await),
+        Err(refused) => unasked(&refused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_and_what_is_none_is_refused() {
+        assert_eq!(patience("2s"), Some(Duration::from_secs(2)));
+        assert_eq!(patience("0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(patience("250ms"), Some(Duration::from_millis(250)));
+        for text in ["", "s", "-1s", "1e9", "inf", "NaN", "99999s", "2 s", "1.2.3"] {
+            assert_eq!(patience(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A build that follows its log: a task for each partition.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::part::{End, Part, PartBoard};
+use crate::log::{Limit, SourceError};
+use crate::model::{Cursor, Position, limits};
+use crate::node::feeds::Feed;
+use crate::peer::Retry;
+use crate::stream::{FollowError, follow};
+use crate::view::{Needed, ViewError, ViewStore, Waiters};
+
+/// Between attempts at a store that is away.
+pub(super) const RETRY: Retry = Retry { first: Duration::from_millis(200), max: Duration::from_secs(10) };
+
+/// A build, and what follows for it.
+pub(super) struct Following {
+    pub store: Arc<dyn ViewStore>,
+    pub parts: Arc<Vec<Arc<PartBoard>>>,
+    stop: CancellationToken,
+    tasks: JoinSet<(usize, End)>,
+    caught_up: Arc<Notify>,
+}
+
+/// For whom a build follows.
+pub(super) struct Role {
+    /// Who waits for it; `None` for one that does not answer yet.
+    pub waiters: Option<Arc<Waiters>>,
+    /// Of its time it works so many hundredths; `None`: all of it.
+    pub share: Option<u32>,
+}
+
+impl Following {
+    /// Begins where the store is.
+    pub(super) fn start(
+        view: &str,
+        store: Arc<dyn ViewStore>,
+        feed: &Feed,
+        role: &Role,
+        stop: &CancellationToken,
+    ) -> Following {
+        let (stop, caught_up) = (stop.child_token(), Arc::new(Notify::new()));
+        let mut tasks = JoinSet::new();
+        let mut parts = Vec::new();
+        for (number, partition) in feed.partitions.iter().enumerate() {
+            let board = Arc::new(PartBoard::new(number, partition.log.clone()));
+            parts.push(board.clone());
+            let one = One {
+                view: view.into(),
+                store: store.clone(),
+                board,
+                waiters: role.waiters.clone(),
+                share: role.share,
+                caught_up: caught_up.clone(),
+                stop: stop.clone(),
+            };
+            tasks.spawn(async move { (number, one.run().await) });
+        }
+        Following { store, parts: Arc::new(parts), stop, tasks, caught_up }
+    }
+
+    /// A partition that is not followed any more. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> (usize, End) {
+        match self.tasks.join_next().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(error)) => {
+                let why = format!("the task that follows ended badly: {error}");
+                (0, End::Failed { position: Position::ZERO, why })
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A partition that is not followed any more; `None`: one has nothing more to read. Cancel-safe.
+    pub(super) async fn news(&mut self) -> Option<(usize, End)> {
+        let caught_up = self.caught_up.clone();
+        tokio::select! {
+            ended = self.ended() => Some(ended),
+            () = caught_up.notified() => None,
+        }
+    }
+
+    /// Waits until a partition has nothing more to read. Cancel-safe.
+    pub(super) async fn caught_up(&self) {
+        self.caught_up.notified().await;
+    }
+
+    /// Stops: nothing is given to the store by this any more on return. Who does not end in time is broken off, as a crash
+    /// would: what was not committed comes again.
+    pub(super) async fn end(&mut self) {
+        self.stop.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(limits::VIEW_SWITCH_WAIT, ended).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+    }
+
+    /// How far each partition has come.
+    pub(super) fn reached(&self) -> Needed {
+        self.parts.iter().map(|part| (part.log.id(), part.position())).collect()
+    }
+
+    /// Entries that the log has and the build has not.
+    pub(super) fn left(&self) -> u64 {
+        self.parts.iter().map(|part| part.tail().0.saturating_sub(part.position().0)).sum()
+    }
+
+    /// Whether it has come that far.
+    pub(super) fn has(&self, needed: &Needed) -> bool {
+        let reached = self.reached();
+        needed.iter().all(|(log, position)| reached.get(log).is_some_and(|at| at >= position))
+    }
+
+    /// Waits until it has come that far.
+    pub(super) async fn wait(&self, needed: &Needed, patience: Duration) -> bool {
+        let until = tokio::time::Instant::now() + patience;
+        while !self.has(needed) {
+            tokio::select! {
+                () = self.stop.cancelled() => return self.has(needed),
+                () = tokio::time::sleep_until(until) => return self.has(needed),
+                () = self.caught_up() => {}
+            }
+        }
+        true
+    }
+}
+
+/// One partition.
+struct One {
+    view: Box<str>,
+    store: Arc<dyn ViewStore>,
+    board: Arc<PartBoard>,
+    waiters: Option<Arc<Waiters>>,
+    share: Option<u32>,
+    caught_up: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+/// Why an attempt was the last, or is not.
+enum Broken {
+    Ends(End),
+    Again(String),
+}
+
+impl One {
+    async fn run(self) -> End {
+        let mut failed = 0;
+        loop {
+            let before = self.board.position();
+            let why = match self.attempt().await {
+                Err(Broken::Ends(end)) => {
+                    self.board.state().end = Some(end.clone());
+                    return end;
+                }
+                Err(Broken::Again(why)) => why,
+                Ok(never) => match never {},
+            };
+            if self.stop.is_cancelled() {
+                return End::Stopped;
+            }
+            failed = if self.board.position() > before { 1 } else { failed + 1 };
+            if failed == 1 {
+                tracing::warn!("the view {}: {why}; it is tried again", self.view);
+            }
+            self.board.state().away = Some(why);
+            tokio::select! {
+                () = self.stop.cancelled() => return End::Stopped,
+                () = tokio::time::sleep(RETRY.wait(failed, true, rand::random())) => {}
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<Infallible, Broken> {
+        let log = self.board.log.clone();
+        let inner = self.store.part(log.id()).await.map_err(|error| self.broken(error.into()))?;
+        let mut part = Part {
+            inner,
+            board: self.board.clone(),
+            waiters: self.waiters.clone(),
+            share: self.share,
+            caught_up: self.caught_up.clone(),
+            stop: self.stop.clone(),
+        };
+        let cursor = self.begins(&mut part).await?;
+        let progress = watch::Sender::new(cursor.unwrap_or_default());
+        let source: &dyn crate::log::Source = &*log;
+        if let Err(error) = follow(source, None, &mut part, Limit::default(), &progress, &self.stop).await {
+            // What stands before the entry that failed may have been committed.
+            let _ = part.cursor().await;
+            return Err(self.broken(error));
+        }
+        Err(Broken::Ends(End::Stopped))
+    }
+
+    /// Where it begins: the store may have less than it had, and the log may be another one.
+    async fn begins(&self, part: &mut Part) -> Result<Option<Cursor>, Broken> {
+        use crate::view::View;
+        let cursor = part.inner.cursor().await.map_err(|error| self.broken(error.into()))?;
+        let there = cursor.map_or(Position::ZERO, |cursor| cursor.position);
+        if let Some(waiters) = &self.waiters {
+            waiters.back_to(self.board.log.id(), there);
+        }
+        if let Some(cursor) = cursor
+            && let Err(refused) = self.board.log.check(cursor)
+        {
+            let mut state = self.board.state();
+            (state.cursor, state.known) = (Some(cursor), true);
+            return Err(Broken::Ends(End::Parted(format!("the view is at {cursor}: {refused}"))));
+        }
+        part.cursor().await.map_err(|error| self.broken(error.into()))
+    }
+
+    fn broken(&self, error: FollowError) -> Broken {
+        let failed = |why: String| Broken::Ends(End::Failed { position: self.board.position().next(), why });
+        match error {
+            FollowError::View(ViewError::Retry(_) | ViewError::Lost(_) | ViewError::Fenced { .. })
+            | FollowError::Source(SourceError::Io(_)) => Broken::Again(error.to_string()),
+            FollowError::Source(SourceError::Trimmed { asked, oldest }) => Broken::Ends(End::Trimmed { asked, oldest }),
+            FollowError::Source(SourceError::Closed) => Broken::Ends(End::Stopped),
+            FollowError::OtherLog { .. } => Broken::Ends(End::Parted(error.to_string())),
+            other => failed(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Views of a running node: kept going, asked, rebuilt.
+
+mod bed;
+mod reading;
+mod rebuild;
+mod tokens;
+mod trouble;
