@@ -373,9 +373,7 @@ impl Host for NodeHost {
             }
         }
         replaced.tell(shared).await?;
-        if let Some(Ok(upto)) = upto.as_ref().map(Cursor::try_from) {
-            shared.arrived.reached(upto);
-        }
+        shared.has_arrived(upto.as_ref());
         shared.counters.received.add(count);
         Ok(())
     }

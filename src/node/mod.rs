@@ -25,7 +25,6 @@ mod operate;
 mod outgoing;
 mod policy;
 mod preflight;
-#[allow(dead_code)]
 mod present;
 mod promote;
 mod rate;

@@ -133,17 +133,17 @@ impl Node {
         node.shared.tasks.spawn(retention::run(node.shared.clone()));
         node.shared.tasks.spawn(node.shared.feeds.clone().retain(node.shared.stop.clone()));
         node.start_feeds(settings.mirrors);
-        node.shared.recall_arrived();
-        node.shared.views.start(&node.shared);
         node.dial(settings.parent.as_ref())?;
         Ok(node)
     }
 
-    /// Starts mirrors, and tells peers of feeds that they may mirror.
+    /// Starts mirrors and views, and tells peers of feeds that they may mirror.
     fn start_feeds(&self, mirrors: BTreeMap<String, MirrorSettings>) {
         let (shared, feeds) = (&self.shared, &self.shared.feeds);
         shared.mirrors.start(mirrors, feeds, &shared.peer_feeds, &shared.tasks, &shared.stop);
         shared.tasks.spawn(shared.clone().watch_feeds(feeds.clone()));
+        shared.recall_arrived();
+        shared.views.start(shared);
     }
 
     /// Has the parent dialled, for as long as the node runs.

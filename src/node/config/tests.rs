@@ -90,7 +90,9 @@ fn what_is_not_available_is_named_with_its_line() {
     let error = config.ready().unwrap_err();
     let text = error.to_string();
     assert!(error.mistakes().iter().all(|m| m.code == "WS-CFG-009" && m.span.is_some()), "{text}");
-    assert!(text.contains("`lane.bulk` asks for it"), "{text}");
+    for path in ["lane.bulk", "view.order_totals"] {
+        assert!(text.contains(&format!("`{path}` asks for it")), "{path} in {text}");
+    }
 }
 
 #[test]
@@ -156,7 +158,9 @@ fn what_is_wrong_with_a_view_is_pointed_at() {
     let config = parse(&good).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.view["v"].sql.as_deref(), Some(Path::new("/site/v.sql")));
     assert_eq!(config.view["v"].store.to_string(), "sqlite:/site/v.db");
-    let elsewhere = view("log = 'https://hq:7070/v1/logs/orders'\nstore = 'memory'\npersist_every = '5s'\nsql = 'v.sql'\ntoken_env = 'T'\n");
+    let elsewhere = view(
+        "log = 'https://hq:7070/v1/logs/orders'\nstore = 'memory'\npersist_every = '5s'\nsql = 'v.sql'\ntoken_env = 'T'\n",
+    );
     assert_eq!(parse(&elsewhere).unwrap_or_else(|error| panic!("{error}")).view["v"].log_name("v"), "view.v");
     for (rest, line, words) in [
         ("log = 'ordrs'\nstore = 'memory'\nsql = 'v.sql'", 5, "did you mean \"orders\"?"),

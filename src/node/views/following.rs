@@ -9,12 +9,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::part::{End, Part, PartBoard};
-use crate::log::{Limit, SourceError};
-use crate::model::{Cursor, Position, limits};
+use crate::log::{Append, Draft, Limit, SourceError};
+use crate::model::{Cursor, EntryHeader, LinkId, Position, TableName, Timestamp, limits};
 use crate::node::feeds::Feed;
+use crate::node::present::{Present, present};
+use crate::node::shared::Shared;
 use crate::peer::Retry;
 use crate::stream::{FollowError, follow};
-use crate::view::{Needed, ViewError, ViewStore, Waiters};
+use crate::view::{Needed, View, ViewError, ViewStore, Waiters};
 
 /// Between attempts at a store that is away.
 pub(super) const RETRY: Retry = Retry { first: Duration::from_millis(200), max: Duration::from_secs(10) };
@@ -34,6 +36,14 @@ pub(super) struct Role {
     pub waiters: Option<Arc<Waiters>>,
     /// Of its time it works so many hundredths; `None`: all of it.
     pub share: Option<u32>,
+    /// With what a new build begins, where that is not the log.
+    pub first: Option<Arc<First>>,
+}
+
+/// Tables of the node's database, with whose rows a view of main begins: the log has only what has changed since.
+pub(super) struct First {
+    pub shared: Arc<Shared>,
+    pub tables: Vec<TableName>,
 }
 
 impl Following {
@@ -57,6 +67,7 @@ impl Following {
                 board,
                 waiters: role.waiters.clone(),
                 share: role.share,
+                first: role.first.clone(),
                 caught_up: caught_up.clone(),
                 stop: stop.clone(),
             };
@@ -138,8 +149,24 @@ struct One {
     board: Arc<PartBoard>,
     waiters: Option<Arc<Waiters>>,
     share: Option<u32>,
+    first: Option<Arc<First>>,
     caught_up: Arc<Notify>,
     stop: CancellationToken,
+}
+
+impl First {
+    /// The rows, at a position behind the log's beginning: at position 0 there is no entry.
+    async fn rows(&self) -> Result<Present, String> {
+        let log = &self.shared.log;
+        if *log.tail().borrow() == Position::ZERO {
+            let header =
+                EntryHeader { time: Timestamp::now(), node: self.shared.name.clone(), ..EntryHeader::default() };
+            let drafts = vec![Draft::Local { header, changes: bytes::Bytes::new() }];
+            let append = Append { from: LinkId::LOCAL, tables: Vec::new(), drafts, upto: None };
+            log.append(append).await.map_err(|error| error.to_string())?;
+        }
+        present(&self.shared, &self.tables).await
+    }
 }
 
 /// Why an attempt was the last, or is not.
@@ -187,7 +214,12 @@ impl One {
             caught_up: self.caught_up.clone(),
             stop: self.stop.clone(),
         };
-        let cursor = self.begins(&mut part).await?;
+        let mut cursor = self.begins(&mut part).await?;
+        if cursor.is_none()
+            && let Some(first) = &self.first
+        {
+            cursor = self.tables(first, &mut part).await?;
+        }
         let progress = watch::Sender::new(cursor.unwrap_or_default());
         let source: &dyn crate::log::Source = &*log;
         if let Err(error) = follow(source, None, &mut part, Limit::default(), &progress, &self.stop).await {
@@ -200,7 +232,6 @@ impl One {
 
     /// Where it begins: the store may have less than it had, and the log may be another one.
     async fn begins(&self, part: &mut Part) -> Result<Option<Cursor>, Broken> {
-        use crate::view::View;
         let cursor = part.inner.cursor().await.map_err(|error| self.broken(error.into()))?;
         let there = cursor.map_or(Position::ZERO, |cursor| cursor.position);
         if let Some(waiters) = &self.waiters {
@@ -214,6 +245,28 @@ impl One {
             return Err(Broken::Ends(End::Parted(format!("the view is at {cursor}: {refused}"))));
         }
         part.cursor().await.map_err(|error| self.broken(error.into()))
+    }
+
+    /// The rows of the tables at a position, as inserts of one large transaction there.
+    async fn tables(&self, first: &First, part: &mut Part) -> Result<Option<Cursor>, Broken> {
+        let failed = |error: ViewError| self.broken(error.into());
+        let mut rows = first.rows().await.map_err(Broken::Again)?;
+        tracing::info!(
+            "the view {} begins with {} rows of its tables, at position {}",
+            self.view,
+            rows.rows(),
+            rows.at().position
+        );
+        while let Some(batch) =
+            tokio::task::block_in_place(|| rows.next()).map_err(|error| Broken::Again(error.to_string()))?
+        {
+            if self.stop.is_cancelled() {
+                return Err(Broken::Ends(End::Stopped));
+            }
+            part.apply(&batch).await.map_err(failed)?;
+        }
+        part.flush().await.map_err(failed)?;
+        part.cursor().await.map_err(failed)
     }
 
     fn broken(&self, error: FollowError) -> Broken {

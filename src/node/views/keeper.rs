@@ -6,13 +6,13 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::following::{Following, RETRY, Role};
+use super::following::{First, Following, RETRY, Role};
 use super::looks::shown;
 use super::orders::{Order, refuse};
 use super::part::End;
 use super::viewed::{Running, Trouble, Viewed, unmet_by};
-use crate::model::{Cursor, Position, limits};
-use crate::node::feeds::{Feed, Feeds};
+use crate::model::{Cursor, Position, TableName, limits};
+use crate::node::feeds::Feed;
 use crate::node::shared::Shared;
 use crate::view::{Needed, ViewBuilds, ViewError, ViewStore};
 
@@ -20,7 +20,7 @@ use crate::view::{Needed, ViewBuilds, ViewError, ViewStore};
 pub(super) struct Keeper {
     pub view: Arc<Viewed>,
     pub builds: Arc<dyn ViewBuilds>,
-    feeds: Arc<Feeds>,
+    shared: Arc<Shared>,
     inbox: mpsc::Receiver<Order>,
     stop: CancellationToken,
 }
@@ -40,7 +40,7 @@ impl Keeper {
     pub(super) fn of(view: &Arc<Viewed>, shared: &Arc<Shared>) -> Option<Keeper> {
         let inbox = view.inbox.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let builds = view.builds.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Some(Keeper { view: view.clone(), builds, feeds: shared.feeds.clone(), inbox, stop: shared.stop.clone() })
+        Some(Keeper { view: view.clone(), builds, shared: shared.clone(), inbox, stop: shared.stop.clone() })
     }
 
     /// Runs until the node stops.
@@ -63,10 +63,10 @@ impl Keeper {
 
     /// The log, once it is there.
     async fn feed(&self) -> Option<Arc<Feed>> {
-        let mut made = self.feeds.made();
+        let mut made = self.shared.feeds.made();
         loop {
             made.mark_unchanged();
-            if let Some(feed) = self.feeds.get(&self.view.settings.log) {
+            if let Some(feed) = self.shared.feeds.get(&self.view.settings.log) {
                 return Some(feed);
             }
             tokio::select! {
@@ -127,11 +127,22 @@ impl Keeper {
         self.view.figures().trouble = None;
     }
 
+    /// With what a new build begins, where that is not the log.
+    fn first(&self) -> Option<Arc<First>> {
+        if &*self.view.settings.log != "main" || self.shared.database.is_none() {
+            return None;
+        }
+        let captured = || self.shared.tables.borrow().iter().map(|table| table.name.clone()).collect();
+        let tables: Vec<TableName> = self.view.settings.tables.clone().unwrap_or_else(captured);
+        (!tables.is_empty()).then(|| Arc::new(First { shared: self.shared.clone(), tables }))
+    }
+
     async fn follow(&self, feed: &Arc<Feed>, store: Arc<dyn ViewStore>, live: bool) -> Following {
         let fresh = store.cursors().await.is_ok_and(|cursors| cursors.is_empty());
+        let first = self.first();
         let role = match live {
-            true => Role { waiters: Some(self.view.waiters.clone()), share: None },
-            false => Role { waiters: None, share: Some(limits::VIEW_REBUILD_SHARE) },
+            true => Role { waiters: Some(self.view.waiters.clone()), share: None, first },
+            false => Role { waiters: None, share: Some(limits::VIEW_REBUILD_SHARE), first },
         };
         let following = Following::start(&self.view.name, store, feed, &role, &self.stop);
         let (parts, now) = (following.parts.clone(), Instant::now());

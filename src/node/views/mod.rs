@@ -3,7 +3,6 @@
 mod following;
 mod keeper;
 mod looks;
-mod make;
 mod orders;
 mod part;
 mod record;
@@ -12,7 +11,6 @@ mod status;
 mod tokens;
 mod viewed;
 
-pub(super) use make::configured;
 pub use orders::OrderRefused;
 pub use record::PassedOver;
 pub use settings::{MakeBuilds, ViewSettings};

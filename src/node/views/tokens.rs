@@ -122,6 +122,13 @@ impl Shared {
         }
     }
 
+    /// The log has everything of a peer's up to there.
+    pub(in crate::node) fn has_arrived(&self, upto: Option<&SourceCursor>) {
+        if let Some(Ok(upto)) = upto.map(Cursor::try_from) {
+            self.arrived.reached(upto);
+        }
+    }
+
     /// The log has everything that the database had committed at that place.
     pub(in crate::node) fn captured_upto(&self, place: &SourceCursor) {
         if let Some(lsn) = captured_lsn(place) {

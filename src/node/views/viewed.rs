@@ -192,11 +192,10 @@ impl Viewed {
                 let live = self.open().await?;
                 live.as_ref().ok_or_else(closed)?.ask(question, bounds).await?
             };
-            let stale = !covers(&answer.cursors, &ready.needed);
             // A store that has been set back has less for a moment than it had when it was looked at.
-            if !stale || ready.stale {
+            if covers(&answer.cursors, &ready.needed) {
                 let cursor = self.cursor(&answer.cursors);
-                return Ok(Told { what: answer, cursor, stale });
+                return Ok(Told { what: answer, cursor, stale: ready.stale });
             }
             self.again(until).await?;
         }
@@ -215,10 +214,9 @@ impl Viewed {
                 let live = live.as_ref().ok_or_else(closed)?;
                 live.digest().await.map_err(|error| AskError::Failed(error.to_string()))?
             };
-            let stale = !covers(&digest.cursors, &ready.needed);
-            if !stale || ready.stale {
+            if covers(&digest.cursors, &ready.needed) {
                 let cursor = self.cursor(&digest.cursors);
-                return Ok(Told { what: digest, cursor, stale });
+                return Ok(Told { what: digest, cursor, stale: ready.stale });
             }
             self.again(until).await?;
         }

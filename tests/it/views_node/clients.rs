@@ -108,7 +108,8 @@ impl Client {
         let port = self.ports[(turn % 2) as usize];
         let view = VIEWS[(turn / 2 % 3) as usize];
         let path = format!("/v1/views/{view}/query?timeout={}s", PATIENCE.as_secs());
-        let sql = "select coalesce(sum(orders) filter (where customer = :who), 0), coalesce(sum(orders), 0) from totals";
+        let sql =
+            "select coalesce(sum(orders) filter (where customer = :who), 0), coalesce(sum(orders), 0) from totals";
         let body = json!({ "sql": sql, "params": { "who": self.name } }).to_string();
         let cursor = if self.with_tokens { self.cursor.clone() } else { String::new() };
         let headers = [("Watershed-Cursor", cursor.as_str())];

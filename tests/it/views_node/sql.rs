@@ -27,7 +27,8 @@ fn agent() -> ureq::Agent {
 }
 
 pub fn post(site: &Site, path: &str, body: &Json) -> (u16, Json) {
-    let request = agent().post(format!("http://127.0.0.1:{}{path}", site.port)).header("Content-Type", "application/json");
+    let request =
+        agent().post(format!("http://127.0.0.1:{}{path}", site.port)).header("Content-Type", "application/json");
     let mut answer = request.send(body.to_string()).expect("an answer");
     let text = answer.body_mut().read_to_string().expect("text");
     (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Json::String(text)))
@@ -69,7 +70,15 @@ fn what_is_appended_can_be_asked_for_at_once_and_after_a_kill() {
             site.up();
         }
     }
-    let text = site.does(&["view", "query", "totals", "select * from totals where customer = :who", "--after", &token, "--json"]);
+    let text = site.does(&[
+        "view",
+        "query",
+        "totals",
+        "select * from totals where customer = :who",
+        "--after",
+        &token,
+        "--json",
+    ]);
     assert!(text.contains("\"rows\""), "{text}");
     let shown = site.does(&["view", "ls"]);
     assert!(shown.contains("totals") && shown.contains("current"), "{shown}");
@@ -90,7 +99,8 @@ fn a_changed_definition_is_taken_up_by_sighup_and_answers_once_it_has_everything
     write(&site, "totals.sql", &doubled);
     site.reload();
     let sum = |token: &str| {
-        let (status, answer) = ask(&site, "totals", &format!("?after={token}&timeout=30s"), "select sum(amount) from totals", json!([]));
+        let (status, answer) =
+            ask(&site, "totals", &format!("?after={token}&timeout=30s"), "select sum(amount) from totals", json!([]));
         assert_eq!(status, 200, "{answer}");
         (answer["rows"][0][0].as_i64().expect("a sum"), answer["definition"].clone())
     };
@@ -109,7 +119,10 @@ fn a_changed_definition_is_taken_up_by_sighup_and_answers_once_it_has_everything
     };
     let switched = digest(&site, "totals");
     // One that is built from nothing, by the same definition.
-    let again = SECTIONS.replace("[log.orders]\nappend = true\n", "").replace("view.totals", "view.again").replace("totals.db", "again.db");
+    let again = SECTIONS
+        .replace("[log.orders]\nappend = true\n", "")
+        .replace("view.totals", "view.again")
+        .replace("totals.db", "again.db");
     site.stop();
     site.configure(None, &format!("{SECTIONS}{again}"));
     site.up();
