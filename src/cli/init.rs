@@ -140,6 +140,11 @@ const TABLE: &str = "\
 # A row has one writing node. A table that is sent both ways needs an owner.
 # [table.orders]
 # owner_by = \"row.site\"            # or owner = \"branch-7\"
+
+# A view of a log: kept going, and asked by POST /v1/views/NAME/query.
+# [view.last_orders]
+# log = \"orders\"                   # main is the default
+# latest = {}                      # the last row of every key
 ";
 
 fn write(path: &Path, text: &str, force: bool) -> Result<(), ExitError> {

@@ -15,7 +15,7 @@ use super::policy::{Policy, SendPolicy};
 use super::rights::{Right, Token};
 use super::settings::{CopySettings, DatabaseSettings, LogSettings, Parent, Secret, Settings};
 use super::store::Store;
-use super::views::ViewSettings;
+use super::views::{ViewSettings, configured};
 use crate::model::{TableName, limits};
 use crate::postgres::Endpoint;
 use crate::stream::{CelFilter, CelRule, Expression, Owner, Ownership, Selection};
@@ -43,7 +43,7 @@ impl Settings {
             })
         });
         let database = database.transpose()?;
-        let views = BTreeMap::new();
+        let views = configured(config)?;
         let mut policy = policy(config)?;
         policy.viewed = viewed(&views);
         Ok(Settings {

@@ -307,7 +307,7 @@ mod tests {
         let (one, two) = (at(1, 5), at(2, 6));
         assert_eq!(format!("{one},{two}").parse(), Ok(Token::Cursors(vec![one, two])));
         assert_eq!("latest".parse(), Ok(Token::Latest));
-        let lsn = Token::Lsn { node: "branch-7".into(), lsn: (0x16 << 32) | 0xB37_48 };
+        let lsn = Token::Lsn { node: "branch-7".into(), lsn: (0x16 << 32) | 0xB_3748 };
         assert_eq!("lsn:branch-7/16/B3748".parse(), Ok(lsn));
         let long = "a".repeat(limits::VIEW_TOKEN_BYTES_MAX + 1);
         let bad =

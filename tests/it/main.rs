@@ -18,5 +18,5 @@ mod sqlite_apply;
 mod sqlite_capture;
 mod tidy;
 mod tree;
-mod views_plain;
 mod views_node;
+mod views_plain;

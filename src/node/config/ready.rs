@@ -44,8 +44,5 @@ impl Config {
         for name in self.lane.keys() {
             add(format!("lane.{name}"), "a lane of your own is", "remove the section");
         }
-        for name in self.view.keys() {
-            add(format!("view.{name}"), "a view is", "remove the section");
-        }
     }
 }

@@ -90,9 +90,7 @@ fn what_is_not_available_is_named_with_its_line() {
     let error = config.ready().unwrap_err();
     let text = error.to_string();
     assert!(error.mistakes().iter().all(|m| m.code == "WS-CFG-009" && m.span.is_some()), "{text}");
-    for path in ["lane.bulk", "view.order_totals"] {
-        assert!(text.contains(&format!("`{path}` asks for it")), "{path} in {text}");
-    }
+    assert!(text.contains("`lane.bulk` asks for it"), "{text}");
 }
 
 #[test]
@@ -157,7 +155,7 @@ fn what_is_wrong_with_a_view_is_pointed_at() {
     let good = view("log = 'orders'\nstore = 'sqlite:v.db'\nsql = 'v.sql'\n");
     let config = parse(&good).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.view["v"].sql.as_deref(), Some(Path::new("/site/v.sql")));
-    assert_eq!(config.view["v"].store.to_string(), "sqlite:/site/v.db");
+    assert_eq!(config.view["v"].store.as_ref().unwrap().to_string(), "sqlite:/site/v.db");
     let elsewhere = view(
         "log = 'https://hq:7070/v1/logs/orders'\nstore = 'memory'\npersist_every = '5s'\nsql = 'v.sql'\ntoken_env = 'T'\n",
     );
@@ -165,6 +163,11 @@ fn what_is_wrong_with_a_view_is_pointed_at() {
     for (rest, line, words) in [
         ("log = 'ordrs'\nstore = 'memory'\nsql = 'v.sql'", 5, "did you mean \"orders\"?"),
         ("store = 'memory'", 4, "has no definition"),
+        ("sql = 'v.sql'", 4, "does not say where it is kept"),
+        ("sql = 'v.sql'\nstore = 'memory'\ncount = {}", 7, "has several definitions"),
+        ("count = {}\nstore = 'sqlite:v.db'", 6, "is kept in memory"),
+        ("latest = { indices = ['a'] }", 5, "did you mean `indexes`?"),
+        ("reduce = { init = '0' }", 5, "has no `step`"),
         ("stroe = 'memory'\nsql = 'v.sql'", 5, "did you mean `store`?"),
         ("store = 'views.db'\nsql = 'v.sql'", 5, "did you mean \"sqlite:views.db\"?; or \"memory\""),
         ("store = 'sqlite::memory:'\nsql = 'v.sql'", 5, "names no file"),

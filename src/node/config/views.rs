@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::check::Check;
 use super::sections::rebase;
 use super::{Config, DatabaseUrl, Period, ViewStoreUrl, nearest};
+use crate::view::plain::{CountSettings, LatestSettings, PlainSettings, ReduceSettings};
 
 /// `[view.NAME]`: a view of a log. Its definition is a file of SQL.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -16,8 +17,10 @@ pub struct ViewConfig {
     /// The log that it is derived from: `main`, a feed of this node, or `https://HOST:PORT/v1/logs/NAME`, a feed elsewhere.
     #[serde(default = "main_log")]
     pub log: String,
-    /// `sqlite:PATH` (relative to the file; a file of its own), a postgres URL (a schema of its own), or `memory`.
-    pub store: ViewStoreUrl,
+    /// `sqlite:PATH` (relative to the file; a file of its own), a postgres URL (a schema of its own), or `memory`, which is
+    /// where views without SQL are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<ViewStoreUrl>,
     /// Environment variable with our token at the node of a log elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_env: Option<String>,
@@ -30,6 +33,15 @@ pub struct ViewConfig {
     /// File with its definition: SQL, with `-- on insert TABLE` before the statements for a change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sql: Option<PathBuf>,
+    /// Instead of SQL: how many entries and rows there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<CountSettings>,
+    /// Instead of SQL: the last row of every key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latest: Option<LatestSettings>,
+    /// Instead of SQL: a state that every row changes, in CEL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<ReduceSettings>,
     /// For `memory`: how often its state is saved. Default: 10s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persist_every: Option<Period>,
@@ -41,13 +53,35 @@ fn main_log() -> String {
 
 impl ViewConfig {
     pub(super) fn settle(&mut self, base: &Path) {
-        if let ViewStoreUrl::Database(DatabaseUrl::Sqlite(path)) = &mut self.store {
+        if let Some(ViewStoreUrl::Database(DatabaseUrl::Sqlite(path))) = &mut self.store {
             rebase(path, base);
         }
         [&mut self.sql, &mut self.token_file, &mut self.ca_file]
             .into_iter()
             .flatten()
             .for_each(|path| rebase(path, base));
+    }
+
+    /// What it is made by: `sql`, `count`, `latest` or `reduce`.
+    pub fn kind(&self) -> &'static str {
+        match self.plain() {
+            None => "sql",
+            Some(PlainSettings::Count(_)) => "count",
+            Some(PlainSettings::Latest(_)) => "latest",
+            Some(PlainSettings::Reduce(_)) => "reduce",
+        }
+    }
+
+    /// What it is made by, without SQL.
+    pub fn plain(&self) -> Option<PlainSettings> {
+        let count = self.count.clone().map(PlainSettings::Count);
+        let latest = self.latest.clone().map(PlainSettings::Latest);
+        count.or(latest).or(self.reduce.clone().map(PlainSettings::Reduce))
+    }
+
+    /// Whether it is kept in memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.store.as_ref().is_none_or(|store| *store == ViewStoreUrl::Memory)
     }
 
     /// Whether its log is one of another node.
@@ -91,12 +125,8 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
             };
             check.fail(&at("log"), what, "a view is derived from a log of this node", &fix);
         }
-        if view.sql.is_none() {
-            let what = format!("[view.{name}] has no definition");
-            let fix = format!("add `sql = \"{name}.sql\"`");
-            check.fail(&["view", name], what, "a definition says what becomes of each change", &fix);
-        }
-        if view.persist_every.is_some() && view.store != ViewStoreUrl::Memory {
+        definition(name, view, check);
+        if view.persist_every.is_some() && !view.is_in_memory() {
             let what = format!("`view.{name}.persist_every` is set, and the view is not kept in memory");
             let why = "every other store has its state durable with every commit";
             check.fail(&at("persist_every"), what, why, "remove it");
@@ -106,12 +136,41 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
             check.fail(&at("persist_every"), what, "saving takes time", "write \"10s\"");
         }
         let own = config.database.as_ref().map(|database| &database.url);
-        if let ViewStoreUrl::Database(url) = &view.store
+        if let Some(ViewStoreUrl::Database(url)) = &view.store
             && own == Some(url)
         {
             let what = format!("the view {name:?} is kept in the node's own database");
             let why = "what a view writes would be captured as if the application had written it";
             check.fail(&at("store"), what, why, "keep it in a database of its own, or in a SQLite file");
         }
+    }
+}
+
+/// There is one definition, and a place that suits it.
+fn definition(name: &str, view: &ViewConfig, check: &mut Check<'_>) {
+    let given = [
+        ("sql", view.sql.is_some()),
+        ("count", view.count.is_some()),
+        ("latest", view.latest.is_some()),
+        ("reduce", view.reduce.is_some()),
+    ];
+    let mut given = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key);
+    let Some(first) = given.next() else {
+        let what = format!("[view.{name}] has no definition");
+        let fix = format!("add `sql = \"{name}.sql\"`, or count, latest or reduce");
+        return check.fail(&["view", name], what, "a definition says what becomes of each change", &fix);
+    };
+    if let Some(second) = given.next() {
+        let what = format!("[view.{name}] has several definitions: {first} and {second}");
+        return check.fail(&["view", name, second], what, "a view is one thing", "keep one of them");
+    }
+    if first == "sql" && view.store.is_none() {
+        let what = format!("[view.{name}] does not say where it is kept");
+        let fix = format!("add `store = \"sqlite:{name}.db\"`, or \"memory\"");
+        check.fail(&["view", name], what, "SQL is carried out by a database", &fix);
+    }
+    if first != "sql" && !view.is_in_memory() {
+        let what = format!("a view by `{first}` is kept in memory");
+        check.fail(&["view", name, "store"], what, "it needs no database", "remove `store`, or write \"memory\"");
     }
 }

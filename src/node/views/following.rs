@@ -173,6 +173,8 @@ impl First {
 enum Broken {
     Ends(End),
     Again(String),
+    /// This view is of no more use.
+    Lost(String),
 }
 
 impl One {
@@ -181,6 +183,9 @@ impl One {
         loop {
             let before = self.board.position();
             let why = match self.attempt().await {
+                // Once more: the store may only have lost its connection.
+                Err(Broken::Lost(why)) if failed >= 2 => return End::Lost(why),
+                Err(Broken::Lost(why)) => why,
                 Err(Broken::Ends(end)) => {
                     self.board.state().end = Some(end.clone());
                     return end;
@@ -272,7 +277,8 @@ impl One {
     fn broken(&self, error: FollowError) -> Broken {
         let failed = |why: String| Broken::Ends(End::Failed { position: self.board.position().next(), why });
         match error {
-            FollowError::View(ViewError::Retry(_) | ViewError::Lost(_) | ViewError::Fenced { .. })
+            FollowError::View(ViewError::Lost(why)) => Broken::Lost(why),
+            FollowError::View(ViewError::Retry(_) | ViewError::Fenced { .. })
             | FollowError::Source(SourceError::Io(_)) => Broken::Again(error.to_string()),
             FollowError::Source(SourceError::Trimmed { asked, oldest }) => Broken::Ends(End::Trimmed { asked, oldest }),
             FollowError::Source(SourceError::Closed) => Broken::Ends(End::Stopped),

@@ -212,7 +212,16 @@ impl Keeper {
     }
 
     /// What answers does not go on.
-    async fn stopped(&self, standing: &mut Standing, number: usize, end: End) {
+    async fn stopped(&mut self, standing: &mut Standing, number: usize, end: End) {
+        if let End::Lost(why) = &end {
+            tracing::warn!("the store of the view {} is opened anew: {why}", self.view.name);
+            standing.live.end().await;
+            let Some(live) = self.open().await else { return };
+            *self.view.live.write().await = Some(live.clone());
+            self.goes_on();
+            standing.live = self.follow(&standing.feed, live, true).await;
+            return;
+        }
         if let Some(trouble) = self.trouble(standing, number, end).await {
             tracing::error!(
                 "error[WS-VIEW-031]: the view {} stops at position {} of partition {number}: {} / do: correct its definition and send \
@@ -229,7 +238,10 @@ impl Keeper {
     }
 
     /// What is being built does not go on.
-    async fn unbuilt(&self, standing: &mut Standing, number: usize, end: End) {
+    async fn unbuilt(&mut self, standing: &mut Standing, number: usize, end: End) {
+        if let End::Lost(_) = end {
+            return self.build(standing, false).await;
+        }
         if let Some(trouble) = self.trouble(standing, number, end).await {
             tracing::error!(
                 "error[WS-VIEW-032]: the view {} cannot be built by its new definition: position {}: {} / why: what answers is of the \
@@ -244,7 +256,7 @@ impl Keeper {
 
     async fn trouble(&self, standing: &Standing, partition: usize, end: End) -> Option<Trouble> {
         let (kind, position, why) = match end {
-            End::Stopped => return None,
+            End::Stopped | End::Lost(_) => return None,
             End::Failed { position, why } => ("failed", position, why),
             End::Trimmed { asked, oldest } => {
                 let why = format!("position {asked} is not in the log any more; the oldest that is there is {oldest}");

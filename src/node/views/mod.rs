@@ -3,6 +3,7 @@
 mod following;
 mod keeper;
 mod looks;
+mod make;
 mod orders;
 mod part;
 mod record;
@@ -11,6 +12,7 @@ mod status;
 mod tokens;
 mod viewed;
 
+pub(super) use make::configured;
 pub use orders::OrderRefused;
 pub use record::PassedOver;
 pub use settings::{MakeBuilds, ViewSettings};

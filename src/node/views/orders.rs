@@ -67,7 +67,9 @@ impl Keeper {
     pub(super) async fn obey(&mut self, standing: &mut Standing, order: Order) {
         match order {
             Order::Rebuild(builds, reply) => {
-                self.wants(builds);
+                if builds.wanted() != self.builds.wanted() {
+                    self.wants(builds);
+                }
                 self.build(standing, true).await;
                 let trouble = self.view.figures().building_trouble.clone();
                 // Whoever has ordered it may be gone.
@@ -83,7 +85,9 @@ impl Keeper {
                 let before = self.builds.wanted();
                 let is_new = builds.wanted() != standing.live.store.definition();
                 let changed = builds.wanted() != before;
-                self.wants(builds);
+                if changed {
+                    self.wants(builds);
+                }
                 let stuck = self.view.figures().building_trouble.is_some();
                 match is_new {
                     true if changed || stuck => self.build(standing, false).await,

@@ -22,6 +22,8 @@ pub(super) enum End {
     Trimmed { asked: Position, oldest: Position },
     /// The view's cursor is not valid in the log.
     Parted(String),
+    /// The store has to be opened anew.
+    Lost(String),
 }
 
 #[derive(Clone, Debug, Default)]

@@ -50,6 +50,7 @@ const COMMANDS: [&str; 18] = [
     "filter",
     "source",
     "diff",
+    "view",
     "events",
     "peer",
     "promote",

@@ -60,8 +60,8 @@ impl Place {
 
     /// It forgets the last entries, as a store does that was put back.
     pub fn set_back(&self, to: u64) {
-        let live = self.live.lock().unwrap();
-        let mut state = live.as_ref().expect("there is one").state.lock().unwrap();
+        let live = self.live.lock().expect("nobody panics");
+        let mut state = live.as_ref().expect("there is one").state.lock().expect("nobody panics");
         state.cursors.values_mut().for_each(|cursor| cursor.position = Position(cursor.position.0.min(to)));
         (state.count, state.sum) = (to as i64, (1..=to as i64).sum());
     }
@@ -84,12 +84,12 @@ impl ViewBuilds for Builds {
         if self.0.faults.away.load(Ordering::SeqCst) {
             return Err(ViewError::Lost("the store is away".into()));
         }
-        let live = self.0.live.lock().unwrap().get_or_insert_with(|| self.0.kept(false)).clone();
+        let live = self.0.live.lock().expect("nobody panics").get_or_insert_with(|| self.0.kept(false)).clone();
         Ok(Arc::new(Store(live)))
     }
 
     async fn build(&self, afresh: bool) -> Result<Arc<dyn ViewStore>, ViewError> {
-        let mut build = self.0.build.lock().unwrap();
+        let mut build = self.0.build.lock().expect("nobody panics");
         if afresh || build.as_ref().is_none_or(|build| build.definition != self.1) {
             *build = Some(self.0.kept(true));
         }
@@ -97,9 +97,9 @@ impl ViewBuilds for Builds {
     }
 
     async fn switch(&self) -> Result<Arc<dyn ViewStore>, ViewError> {
-        let build = self.0.build.lock().unwrap().take().expect("there is a build");
+        let build = self.0.build.lock().expect("nobody panics").take().expect("there is a build");
         build.is_build.store(false, Ordering::SeqCst);
-        *self.0.live.lock().unwrap() = Some(build.clone());
+        *self.0.live.lock().expect("nobody panics") = Some(build.clone());
         Ok(Arc::new(Store(build)))
     }
 }
@@ -115,7 +115,7 @@ impl Kept {
     }
 
     fn take(&self, log: LogId, batch: &Batch) -> Result<(), ViewError> {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock().expect("nobody panics");
         let seen = state.cursors.get(&log).map_or(Position::ZERO, |cursor| cursor.position);
         for logged in batch.entries.iter().filter(|logged| logged.position > seen) {
             if logged.position.0 == self.faults.fails_at.load(Ordering::SeqCst) {
@@ -138,7 +138,7 @@ struct KeptPart(Arc<Kept>, LogId);
 #[async_trait]
 impl View for KeptPart {
     async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError> {
-        Ok(self.0.state.lock().unwrap().cursors.get(&self.1).copied())
+        Ok(self.0.state.lock().expect("nobody panics").cursors.get(&self.1).copied())
     }
 
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
@@ -169,7 +169,7 @@ impl ViewStore for Store {
     }
 
     async fn cursors(&self) -> Result<Vec<Cursor>, ViewError> {
-        Ok(Kept::cursors(&self.0.state.lock().unwrap()))
+        Ok(Kept::cursors(&self.0.state.lock().expect("nobody panics")))
     }
 
     async fn ask(&self, question: &Question, bounds: &Bounds) -> Result<Answer, AskError> {
@@ -187,7 +187,7 @@ impl ViewStore for Store {
             }
             _ => {}
         }
-        let state = self.0.state.lock().unwrap();
+        let state = self.0.state.lock().expect("nobody panics");
         Ok(Answer {
             columns: vec!["count".into(), "sum".into()],
             rows: vec![vec![state.count.into(), state.sum.into()]],
@@ -197,14 +197,14 @@ impl ViewStore for Store {
     }
 
     async fn digest(&self) -> Result<StateDigest, ViewError> {
-        let state = self.0.state.lock().unwrap();
+        let state = self.0.state.lock().expect("nobody panics");
         let mut digest = [0; 32];
         digest[..8].copy_from_slice(&state.sum.to_le_bytes());
         Ok(StateDigest { digest, rows: state.count as u64, cursors: Kept::cursors(&state) })
     }
 
     async fn pass_over(&self, at: Cursor) -> Result<(), ViewError> {
-        self.0.state.lock().unwrap().cursors.insert(at.log, at);
+        self.0.state.lock().expect("nobody panics").cursors.insert(at.log, at);
         Ok(())
     }
 }

@@ -119,7 +119,7 @@ impl Client {
         self.found.longest_ms.fetch_max(began.elapsed().as_millis() as u64, SeqCst);
         if status != 200 {
             let reason = answer["reason"].as_str().or(answer["code"].as_str()).unwrap_or("none").to_owned();
-            *self.found.reasons.lock().unwrap().entry(reason).or_default() += 1;
+            *self.found.reasons.lock().expect("nobody panics").entry(reason).or_default() += 1;
             return;
         }
         let number = |at: usize| answer["rows"][0][at].as_u64().unwrap_or_else(|| panic!("no number: {answer}"));
@@ -194,7 +194,7 @@ fn nobody_reads_less_than_it_has_written_or_seen_while_nodes_are_killed() {
         node.up();
     });
     let (written, read) = (found.written.load(SeqCst), found.read.load(SeqCst));
-    let (longest, reasons) = (found.longest_ms.load(SeqCst), found.reasons.lock().unwrap().clone());
+    let (longest, reasons) = (found.longest_ms.load(SeqCst), found.reasons.lock().expect("nobody panics").clone());
     eprintln!("{written} written, {read} read, longest {longest} ms, not answered: {reasons:?}");
     assert!(written >= CLIENTS as u64 && read >= CLIENTS as u64, "{written} written, {read} read: that says nothing");
     assert!(Duration::from_millis(longest) < PATIENCE + SLACK, "a waiter was lost");

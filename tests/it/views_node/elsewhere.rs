@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::sql::{TOTALS, append, ask, write};
+use super::calls::{append, ask};
+use super::sql::{TOTALS, write};
 use crate::tree::site::Ground;
 
 #[test]

@@ -1,6 +1,8 @@
 //! Views of a running node: kept going, asked, rebuilt.
 
 mod bed;
+mod calls;
+mod plain;
 mod reading;
 mod rebuild;
 mod tokens;

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use serde_json::json;
 use watershed::testing::postgres::Cluster;
 
-use super::sql::{ask, write};
+use super::calls::ask;
+use super::sql::write;
 use crate::tree::site::{Ground, Site, wait};
 
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::new);
