@@ -84,6 +84,13 @@ impl PgError {
     }
 }
 
+impl PgError {
+    /// Whether whoever rules the server can mend it there, without us: it does not let the user in, or has no such database.
+    pub fn is_mended_there(&self) -> bool {
+        self.db().is_some_and(|error| matches!(&error.code().code()[..2], "28" | "3D"))
+    }
+}
+
 impl From<PgError> for ViewError {
     fn from(error: PgError) -> ViewError {
         match error.is_retryable() {

@@ -19,7 +19,7 @@ use super::target::literal;
 use super::{PgApplierOptions, store};
 use crate::model::{Cursor, LogId, limits};
 use crate::postgres::{Endpoint, Session};
-use crate::view::ViewError;
+use crate::view::{EventsError, ViewError};
 
 /// The error that moving the cursor raises when it is not where it is expected; its detail is the cursor found.
 const FENCED: &str = "WS001";
@@ -160,6 +160,9 @@ impl Link {
         let session = match endpoint.connect(limits::CONNECT_TIMEOUT).await {
             Ok(session) => session,
             Err(error) if error.is_retryable() => return Err(ViewError::Retry(error.words())),
+            Err(error) if error.is_mended_there() => {
+                return Err(ViewError::Retry(EventsError::from(error).to_string()));
+            }
             Err(error) => return Err(error.into()),
         };
         let set_up = tokio::time::timeout(limits::APPLY_OPEN_TIMEOUT, Link::set_up(options, second, &session)).await;

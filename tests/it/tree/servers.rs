@@ -351,6 +351,11 @@ fn a_password_that_is_changed_under_a_node_is_told_and_nothing_is_lost() {
     assert!(!root.status()["problems"].to_string().contains("app:one"), "no password is shown");
     assert_eq!(root.get("/healthz").map(|(code, _)| code), Some(200), "the process works");
     assert_eq!(root.get("/readyz").map(|(code, _)| code), Some(503), "and is not ready");
+    root.sql("alter role app password 'one'");
+    wait_equal(ORDERS, &[&root, &leaf]);
+    wait("everything goes on by itself", || !root.status()["problems"].to_string().contains("authentication"));
+    assert_eq!(root.get("/readyz").map(|(code, _)| code), Some(200));
+    root.sql("alter role app password 'two'");
     root.stop();
     refused(&root, &["run"], 3, &["WS-PG-003", "password authentication failed"]);
     root.sql("alter role app password 'one'");
