@@ -454,3 +454,21 @@ pub const VIEW_SQL_BYTES_MAX: u64 = 1 << 20;
 pub const VIEWS_MAX: usize = 256;
 /// Orders that wait at a view.
 pub const VIEW_ORDERS_MAX: usize = 16;
+/// Statements of such a definition.
+pub const VIEW_STATEMENTS_MAX: usize = 1_000;
+/// Different parameters of one of its statements.
+pub const VIEW_PARAMETERS_MAX: usize = 500;
+/// Questions to one SQL view that are being answered; further ones wait.
+pub const VIEW_READERS_MAX: usize = 4;
+/// A question's text.
+pub const VIEW_QUESTION_BYTES_MAX: usize = 100_000;
+/// Parameters of a question.
+pub const VIEW_QUESTION_PARAMETERS_MAX: usize = 1_000;
+/// One value that a question makes or reads, in bytes.
+pub const VIEW_VALUE_BYTES_MAX: usize = 4 << 20;
+/// Columns of an answer, unless a table of the view has more.
+pub const VIEW_COLUMNS_MAX: usize = 64;
+/// Of a statement or an entry, what an error shows, in bytes.
+pub const VIEW_SHOWN_BYTES: usize = 2_000;
+/// Between two attempts at a lock on a view's file.
+pub const VIEW_LOCK_PAUSE: Duration = Duration::from_millis(5);

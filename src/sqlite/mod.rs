@@ -28,6 +28,7 @@ mod start;
 mod triggers;
 mod trim;
 mod types;
+mod views;
 mod whole;
 
 pub use crate::view::{DiffOptions, Repaired, RowDiff, RowDiffKind, Side, TableDiff};
@@ -45,4 +46,5 @@ pub use inspect::inspect;
 pub use options::{CaptureOptions, Captured};
 pub use repair::repair_table;
 pub use schema::{is_captured, uninstall};
+pub use views::{SqlitePlace, SqliteViewOptions, SqliteViewStore, SqliteViews};
 pub use whole::Held;

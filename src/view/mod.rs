@@ -12,10 +12,17 @@ pub mod machine;
 mod member;
 mod mend;
 pub mod plain;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod program;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod rows;
 mod snapshot;
 mod spool;
+pub mod sql;
 mod store;
 mod stored;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod sums;
 mod waiting;
 
 pub(crate) use cel::cel_json;
@@ -32,6 +39,10 @@ pub use events::{
 pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport};
 pub use ids::{Ids, StrayIds};
 pub use lane::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use program::{Effects, Program, Script, cursor_before};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use rows::{Cell, Seen, Slot};
 pub use snapshot::Snapshot;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use snapshot::SnapshotWriter;
@@ -39,6 +50,8 @@ pub(crate) use snapshot::SnapshotWriter;
 pub(crate) use spool::{Spools, Work};
 pub use store::{Chunk, InspectedTable, Inspection, TableReader};
 pub use stored::{Answer, AskError, Bounds, Question, StateDigest, ViewBuilds, ViewStore};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use sums::RowSums;
 pub use waiting::{Needed, Token, TokenError, Unmet, Waiters, covers};
 
 use async_trait::async_trait;
@@ -101,6 +114,42 @@ pub enum ViewError {
         /// The store's words.
         why: String,
     },
+    /// A statement of the view's definition failed. What stands before the entry is applied and committed.
+    #[error("{file}:{line}: at position {position}: {why}; statement: {statement}")]
+    Statement {
+        /// Of the entry.
+        position: Position,
+        /// The definition's file.
+        file: String,
+        /// Where the statement begins in it, counted from 1.
+        line: u32,
+        /// As it is written there.
+        statement: String,
+        /// The store's words.
+        why: String,
+    },
+    /// An entry cannot be read as changes of the tables that the view looks at. What stands before it is applied and
+    /// committed.
+    #[error("the entry at position {position}: {why}")]
+    Entry {
+        /// Of the entry.
+        position: Position,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The content of a table that the view looks at was replaced outside of the log: the view is built anew from a copy.
+    #[error(
+        "the content of {table} was replaced outside of the log at position {position}: the view must be built anew"
+    )]
+    Replaced {
+        /// Which.
+        table: TableName,
+        /// Of the entry that says so.
+        position: Position,
+    },
+    /// The view's definition is wrong, or does not fit the store.
+    #[error(transparent)]
+    Definition(#[from] sql::DefinitionError),
     /// The store failed in a way that waiting does not mend.
     #[error("{0}")]
     Failed(String),
@@ -110,5 +159,15 @@ impl ViewError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, ViewError::Retry(_))
+    }
+
+    /// The entry at which the view stands still, if it is one that does it: an operator may have it passed over.
+    pub fn stops_at(&self) -> Option<Position> {
+        match self {
+            ViewError::Table { position, .. }
+            | ViewError::Statement { position, .. }
+            | ViewError::Entry { position, .. } => Some(*position),
+            _ => None,
+        }
     }
 }

@@ -36,6 +36,10 @@ pub trait ViewStore: Send + Sync {
     fn kept_digests(&self) -> Option<KeptDigests> {
         None
     }
+    /// Every entry that this view was ever told to pass over, builds before this one included, and when.
+    async fn passed(&self) -> Result<Vec<(Cursor, String)>, ViewError> {
+        Ok(Vec::new())
+    }
     /// Makes what was applied so far durable, where the store puts that off.
     async fn persist(&self) -> Result<(), ViewError> {
         Ok(())

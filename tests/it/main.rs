@@ -18,5 +18,6 @@ mod sqlite_apply;
 mod sqlite_capture;
 mod tidy;
 mod tree;
+mod views;
 mod views_node;
 mod views_plain;

@@ -149,6 +149,17 @@ fn hex(bytes: &[u8]) -> Option<Vec<u8>> {
     digits.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
+/// Digits as a number, if all of them are kept; else as the text that they are.
+pub(crate) fn number(text: &str) -> ToSqlOutput<'_> {
+    if let Some(whole) = integer(text.as_bytes()) {
+        return ToSqlOutput::Owned(Owned::Integer(whole));
+    }
+    match text.parse::<f64>() {
+        Ok(real) if is_kept_as_number(text, Affinity::Real) => ToSqlOutput::Owned(Owned::Real(real)),
+        _ => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+    }
+}
+
 fn typed(bytes: &[u8], hint: Hint) -> Result<ToSqlOutput<'_>, String> {
     let Hint { class, affinity } = hint;
     let owned = match (class, bytes) {

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-pub(crate) use bind::{Affinity, Hint, to_sql};
+pub(crate) use bind::{Affinity, Hint, number, to_sql};
 pub(crate) use store::cursor as stored_cursor;
 pub(crate) use target::{Target, define};
 pub(crate) use write::{Mode, RowFail, Writer};

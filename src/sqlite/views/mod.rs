@@ -1,0 +1,19 @@
+//! Views that are defined in SQL and kept in SQLite: a file of their own, or memory that is written down now and then.
+
+mod answer;
+mod ask;
+mod builds;
+mod carry;
+mod check;
+mod digest;
+mod guard;
+mod meta;
+mod open;
+mod part;
+mod place;
+mod readers;
+mod store;
+
+pub use builds::SqliteViews;
+pub use place::{SqlitePlace, SqliteViewOptions};
+pub use store::SqliteViewStore;

@@ -1,0 +1,188 @@
+//! One build of one definition, in its database.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+
+use super::ask;
+use super::carry::Defs;
+use super::digest;
+use super::meta;
+use super::open::Opened;
+use super::part::Part;
+use super::place::{self, SqlitePlace};
+use super::readers::Readers;
+use crate::model::{Cursor, Fingerprint, LogId, Position};
+use crate::sqlite::apply::blocking;
+use crate::view::{Answer, AskError, Bounds, Program, Question, StateDigest, View, ViewError, ViewStore};
+
+/// A build of a SQL view in SQLite.
+pub struct SqliteViewStore {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What the followers and askers of a build have in common.
+pub(super) struct Shared {
+    /// For people.
+    pub place: String,
+    /// Where files of large transactions are put.
+    pub folder: PathBuf,
+    pub fingerprint: Fingerprint,
+    /// Drawn when the build began.
+    pub build: i64,
+    writer: Mutex<Writer>,
+    /// `None` in memory, where the one connection answers, too.
+    pub readers: Option<Readers>,
+    /// Where memory is written to.
+    pub saved: Option<PathBuf>,
+}
+
+/// The connection that writes.
+pub(super) struct Writer {
+    pub conn: Connection,
+    pub program: Program,
+    /// The handlers' statements, by number.
+    pub sqls: Vec<String>,
+    /// Versions of tables whose latest rows are kept.
+    pub defs: Defs,
+}
+
+impl Shared {
+    pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn fail(&self, error: rusqlite::Error) -> ViewError {
+        failed(&self.place, error)
+    }
+
+    /// The stored cursor of a log, if the database still has this build.
+    pub(super) fn fence(&self, conn: &Connection, log: LogId) -> Result<Option<Cursor>, ViewError> {
+        let (build, cursor) = meta::fence(conn, log).map_err(|error| self.fail(error))?;
+        match build == self.build {
+            true => Ok(cursor),
+            false => Err(ViewError::Lost(format!("{}: another build of the view has taken its place", self.place))),
+        }
+    }
+
+    fn pass_over(&self, at: Cursor) -> Result<(), ViewError> {
+        let mut writer = self.writer();
+        let fail = |error| self.fail(error);
+        let transaction = writer.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
+        let held = self.fence(&transaction, at.log)?;
+        let next = held.map_or(Position::ZERO, |held| held.position).next();
+        if at.position != next {
+            let why = format!("the view's next entry is at {next}, not at {}", at.position);
+            return Err(ViewError::Failed(why));
+        }
+        meta::set_passed(&transaction, at).map_err(fail)?;
+        meta::set_cursor(&transaction, at).map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+        match &self.saved {
+            Some(saved) => super::builds::save(&writer.conn, saved),
+            None => Ok(()),
+        }
+    }
+}
+
+impl SqliteViewStore {
+    pub(super) fn new(opened: Opened, place: &SqlitePlace, wait: std::time::Duration) -> SqliteViewStore {
+        let Opened { conn, meta, program, sqls } = opened;
+        let (path, saved, readers) = match place {
+            SqlitePlace::File(path) => (path, None, Some(Readers::new(path.clone(), wait))),
+            SqlitePlace::Memory(path) => (path, Some(path.clone()), None),
+        };
+        let shared = Shared {
+            place: path.display().to_string(),
+            folder: place::folder(path),
+            fingerprint: meta.fingerprint,
+            build: meta.build,
+            writer: Mutex::new(Writer { conn, program, sqls, defs: Defs::default() }),
+            readers,
+            saved,
+        };
+        SqliteViewStore { shared: Arc::new(shared) }
+    }
+}
+
+impl std::fmt::Debug for SqliteViewStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Shared { place, fingerprint, .. } = &*self.shared;
+        f.debug_struct("SqliteViewStore").field("place", place).field("definition", fingerprint).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl ViewStore for SqliteViewStore {
+    fn definition(&self) -> Fingerprint {
+        self.shared.fingerprint
+    }
+
+    async fn part(&self, log: LogId) -> Result<Box<dyn View>, ViewError> {
+        let part = blocking(|| Part::open(self.shared.clone(), log))?;
+        Ok(Box::new(part))
+    }
+
+    async fn cursors(&self) -> Result<Vec<Cursor>, ViewError> {
+        blocking(|| meta::cursors(&self.shared.writer().conn).map_err(|error| self.shared.fail(error)))
+    }
+
+    async fn ask(&self, question: &Question, bounds: &Bounds) -> Result<Answer, AskError> {
+        ask::ask(&self.shared, question, bounds).await
+    }
+
+    async fn digest(&self) -> Result<StateDigest, ViewError> {
+        digest::digest(&self.shared).await
+    }
+
+    async fn pass_over(&self, at: Cursor) -> Result<(), ViewError> {
+        blocking(|| self.shared.pass_over(at))
+    }
+
+    async fn passed(&self) -> Result<Vec<(Cursor, String)>, ViewError> {
+        blocking(|| meta::passed(&self.shared.writer().conn).map_err(|error| self.shared.fail(error)))
+    }
+
+    async fn persist(&self) -> Result<(), ViewError> {
+        let Some(saved) = self.shared.saved.clone() else { return Ok(()) };
+        blocking(|| super::builds::save(&self.shared.writer().conn, &saved))
+    }
+}
+
+/// Whether an error tells of the store, not of the statement.
+pub(super) fn is_of_the_store(error: &rusqlite::Error) -> bool {
+    use ErrorCode as Code;
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            Code::DatabaseBusy
+                | Code::DatabaseLocked
+                | Code::DiskFull
+                | Code::SystemIoFailure
+                | Code::OperationInterrupted
+                | Code::DatabaseCorrupt
+                | Code::NotADatabase
+                | Code::ReadOnly
+                | Code::CannotOpen
+                | Code::OutOfMemory
+                | Code::SchemaChanged
+                | Code::FileLockingProtocolFailed
+        )
+    )
+}
+
+/// What SQLite's error means to whoever follows.
+pub(super) fn failed(place: &str, error: rusqlite::Error) -> ViewError {
+    use ErrorCode as Code;
+    match error.sqlite_error_code() {
+        Some(Code::DatabaseBusy | Code::DatabaseLocked | Code::SchemaChanged) => {
+            ViewError::Retry(format!("{place} is locked by another connection ({error})"))
+        }
+        Some(Code::DiskFull | Code::SystemIoFailure | Code::OperationInterrupted) => {
+            ViewError::Retry(format!("{place} could not be written ({error})"))
+        }
+        _ => ViewError::Failed(format!("{place}: {error}")),
+    }
+}

@@ -1,0 +1,8 @@
+//! Views that are defined in SQL, over logs as feeds and databases write them.
+
+mod bed;
+mod conformance;
+mod sqlite_ask;
+mod sqlite_builds;
+mod sqlite_crash;
+mod sqlite_statements;
