@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use jiff::fmt::temporal::DateTimePrinter;
 use thiserror::Error;
 
 /// Entries of a log are numbered 1, 2, 3…; position p means everything up to and including p, 0 means nothing.
@@ -115,9 +116,35 @@ pub type Origin = Cursor;
 #[error("not a cursor: {0:?} (expected LOG-EPOCH-POSITION: 32 hex digits, 16 hex digits, a decimal number)")]
 pub struct CursorError(pub String);
 
+impl Cursor {
+    /// Appends its text: what [`fmt::Display`] gives, without its machinery, because every entry that is read has two of them.
+    pub fn put(&self, out: &mut String) {
+        let mut digits = [0; 48];
+        put_hex(&mut digits[..32], self.log.0);
+        put_hex(&mut digits[32..], u128::from(self.epoch.0));
+        let text = std::str::from_utf8(&digits).expect("hex digits are ASCII");
+        out.push_str(&text[..32]);
+        out.push('-');
+        out.push_str(&text[32..]);
+        out.push('-');
+        out.push_str(itoa::Buffer::new().format(self.position.0));
+    }
+}
+
+/// Fills the bytes with the digits of a number, those that do not fit left out.
+fn put_hex(digits: &mut [u8], number: u128) {
+    let mut rest = number;
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(rest & 0xf) as usize];
+        rest >>= 4;
+    }
+}
+
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:016x}-{}", self.log, self.epoch.0, self.position)
+        let mut text = String::with_capacity(72);
+        self.put(&mut text);
+        f.write_str(&text)
     }
 }
 
@@ -176,11 +203,52 @@ impl Timestamp {
     }
 }
 
+/// Microseconds, always.
+const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+
+impl Timestamp {
+    /// Appends its text: what [`fmt::Display`] gives.
+    pub fn put(self, out: &mut String) {
+        let printed = jiff::Timestamp::from_microsecond(self.0).map(|time| PRINTER.print_timestamp(&time, &mut *out));
+        if !matches!(printed, Ok(Ok(()))) {
+            // It is beyond any calendar.
+            out.push_str(itoa::Buffer::new().format(self.0));
+            out.push_str("us");
+        }
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_microsecond(self.0) {
-            Ok(time) => write!(f, "{time:.6}"),
-            Err(_) => write!(f, "{}us", self.0),
+        let mut text = String::with_capacity(32);
+        self.put(&mut text);
+        f.write_str(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_back_from_its_text() {
+        for (log, epoch, position) in [(0, 0, 0), (1, 2, 3), (u128::MAX, u64::MAX, u64::MAX), (0xab << 100, 0xcd, 10)] {
+            let cursor = Cursor { log: LogId(log), epoch: Epoch(epoch), position: Position(position) };
+            let text = cursor.to_string();
+            assert_eq!(text, format!("{log:032x}-{epoch:016x}-{position}"));
+            assert_eq!(text.parse(), Ok(cursor));
+        }
+    }
+
+    #[test]
+    fn a_time_has_microseconds_and_no_calendar_is_needed_for_it() {
+        for (time, text) in [
+            (1_700_000_000_000_001, "2023-11-14T22:13:20.000001Z"),
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (-1, "1969-12-31T23:59:59.999999Z"),
+            (i64::MAX, "9223372036854775807us"),
+        ] {
+            assert_eq!(Timestamp(time).to_string(), text);
         }
     }
 }

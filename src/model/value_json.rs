@@ -13,7 +13,11 @@ pub fn put_json_value(out: &mut String, value: &Value, type_name: &str) {
         (Kind::Typed, Some("f" | "false")) if is_boolean(type_name) => out.push_str("false"),
         (Kind::Blob, _) | (_, None) => {
             out.push_str("\"\\\\x");
-            value.text.iter().for_each(|byte| out.push_str(&format!("{byte:02x}")));
+            for byte in &*value.text {
+                for digit in [byte >> 4, byte & 0xf] {
+                    out.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+                }
+            }
             out.push('"');
         }
         (_, Some(text)) => put_json_text(out, text),
@@ -74,16 +78,20 @@ fn is_json_number(text: &str) -> bool {
 /// Appends a JSON string.
 pub fn put_json_text(out: &mut String, text: &str) {
     out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
+    let mut rest = text;
+    // What needs no escape is copied in one piece.
+    while let Some(at) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        out.push_str(&rest[..at]);
+        match rest.as_bytes()[at] {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            byte => out.push_str(&format!("\\u{byte:04x}")),
         }
+        rest = &rest[at + 1..];
     }
+    out.push_str(rest);
     out.push('"');
 }

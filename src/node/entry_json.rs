@@ -48,10 +48,22 @@ fn write_parts(
     catalog: &Catalog,
 ) -> Result<(), EntryJsonError> {
     let header = logged.entry.header();
-    out.push_str(&format!("{{\"position\":{},\"cursor\":\"{cursor}\",\"time\":", logged.position));
-    write_string(out, &header.time.to_string());
-    out.push_str(&format!(",\"lamport\":{},\"origin\":", header.lamport.0));
-    write_optional(out, header.origin.map(|origin| origin.to_string()).as_deref());
+    out.push_str("{\"position\":");
+    write_number(out, logged.position.0);
+    out.push_str(",\"cursor\":\"");
+    cursor.put(out);
+    out.push_str("\",\"time\":\"");
+    header.time.put(out);
+    out.push_str("\",\"lamport\":");
+    write_number(out, header.lamport.0);
+    match header.origin {
+        Some(origin) => {
+            out.push_str(",\"origin\":\"");
+            origin.put(out);
+            out.push('"');
+        }
+        None => out.push_str(",\"origin\":null"),
+    }
     out.push_str(",\"node\":");
     write_string(out, &header.node);
     out.push_str(",\"from\":");
@@ -157,6 +169,10 @@ fn write_row(out: &mut String, row: Option<&Row>, table: &TableDef, columns: &[u
     Ok(())
 }
 
+fn write_number(out: &mut String, number: u64) {
+    out.push_str(itoa::Buffer::new().format(number));
+}
+
 fn write_optional(out: &mut String, text: Option<&str>) {
     match text {
         Some(text) => write_string(out, text),
@@ -238,6 +254,16 @@ mod tests {
         assert_eq!(shown(Kind::Typed, "t", "boolean"), "true");
         assert_eq!(shown(Kind::Typed, "1", "text"), "\"1\"");
         assert_eq!(shown(Kind::Blob, "\u{0}z", ""), r#""\\x007a""#);
+    }
+
+    #[test]
+    fn texts_are_escaped_where_they_must_be() {
+        for text in ["", "a", "\"", "a\"b\\c\n", "\r\t\u{0}\u{1f}x", "é\u{2028}\"日本", "\\\\"] {
+            let mut out = String::from(">");
+            write_string(&mut out, text);
+            assert_eq!(serde_json::from_str::<String>(&out[1..]).unwrap(), text);
+            assert!(!out.contains(|c: char| c.is_control()), "{out:?}");
+        }
     }
 
     #[test]
