@@ -27,20 +27,29 @@ impl Node {
             return Err(refused("WS-FEED-035", Exit::Operator, what, "it gives its positions itself", "append to it"));
         }
         let mirror = self.shared.mirrors.get(name);
-        if let Some(mirror) = &mirror {
-            if !force && mirror.reaches_original().await {
-                let what = format!("the original of {name:?} answers at {}", mirror.from);
-                let why = "two logs that both take appends part at once, and nobody can put them together again";
-                let advice = "stop the node of the original, or set `append = false` there and wait until this mirror has everything; \
-                              or promote it all the same with --force";
-                return Err(refused("WS-FEED-033", Exit::Operator, what, why, advice));
-            }
-            mirror.end().await;
+        if let Some(mirror) = mirror.as_ref().filter(|_| !force)
+            && mirror.reaches_original().await
+        {
+            let what = format!("the original of {name:?} answers at {}", mirror.from);
+            let why = "two logs that both take appends part at once, and nobody can put them together again";
+            let advice = "stop the node of the original, or set `append = false` there and wait until this mirror has everything; \
+                          or promote it all the same with --force";
+            return Err(refused("WS-FEED-033", Exit::Operator, what, why, advice));
         }
-        feed.promote().await?;
-        self.shared.mirrors.forget(name);
-        let tails: Vec<String> = feed.tails().iter().map(ToString::to_string).collect();
-        tracing::warn!("the log {name} is promoted: it takes appends from {} on, in a new epoch", tails.join(", "));
+        let (shared, own) = (self.shared.clone(), feed.clone());
+        // Whoever asked may hang up: what has begun is finished all the same.
+        let promoting = self.shared.tasks.spawn(async move {
+            if let Some(mirror) = mirror {
+                mirror.end().await;
+            }
+            own.promote().await?;
+            shared.mirrors.forget(&own.name);
+            let tails: Vec<String> = own.tails().iter().map(ToString::to_string).collect();
+            let from = tails.join(", ");
+            tracing::warn!("the log {} is promoted: it takes appends from {from} on, in a new epoch", own.name);
+            Ok::<(), NodeError>(())
+        });
+        promoting.await.unwrap_or_else(|ended| Err(feed.not_promoted(&ended)))?;
         Ok(feed)
     }
 }

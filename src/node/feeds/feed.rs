@@ -159,12 +159,7 @@ impl Feed {
     /// # Errors
     /// It is no mirror, or the disk fails.
     pub(in crate::node) async fn promote(&self) -> Result<(), NodeError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            let what = format!("the log {:?} could not be promoted: {error}", self.name);
-            let (why, advice) =
-                ("the new epoch stands in its files", "make room or mend the disk, and give the order again");
-            NodeError::new("WS-FEED-032", Exit::Failure, what, why, advice)
-        };
+        let failed = |error: &dyn std::fmt::Display| self.not_promoted(error);
         tokio::task::block_in_place(|| {
             // First what it is: a crash behind this leaves a log that opens as one of its own, in a new epoch.
             self.change(|spec| {
@@ -179,6 +174,14 @@ impl Feed {
         }
         self.append.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// A promotion that has not come to its end.
+    pub(in crate::node) fn not_promoted(&self, error: &dyn std::fmt::Display) -> NodeError {
+        let what = format!("the log {:?} could not be promoted: {error}", self.name);
+        let (why, advice) =
+            ("the new epoch stands in its files", "make room or mend the disk, and give the order again");
+        NodeError::new("WS-FEED-032", Exit::Failure, what, why, advice)
     }
 
     /// The partition of a key.

@@ -96,3 +96,31 @@ fn a_mirror_is_promoted_beside_its_original_only_by_force() {
     append(&copy, "orders", r#"{"row":"more"}"#);
     wait("the third", || lines(&far, "orders") == lines(&copy, "orders"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_goes_on_when_whoever_asked_for_it_hangs_up() {
+    let ground = Ground::new();
+    let mut hub = node(&ground, ORDERS);
+    append(&hub, "orders", r#"{"row":1}"#);
+    let mut copy = mirror(&ground, "copy", &mirror_of(&hub, "orders"));
+    caught_up(&hub, &copy, "orders");
+    copy.stop();
+    hub.kill();
+    let config = watershed::node::config::Config::load(&copy.config(), &watershed::node::config::Overrides::default())
+        .expect("a configuration");
+    let settings = watershed::node::Settings::from_config(&config).expect("settings");
+    let node = std::sync::Arc::new(watershed::node::Node::start(settings).await.expect("starts"));
+    let feed = node.shared.feeds.get("orders").expect("it is there");
+    {
+        let mut promoting = Box::pin(node.promote("orders", true));
+        let polled = futures_util::poll!(promoting.as_mut());
+        assert!(polled.is_pending() && !feed.takes_appends(), "it is not done at once");
+    }
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while !feed.takes_appends() {
+        assert!(std::time::Instant::now() < until, "it was left half done");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(feed.mirror_of().is_none() && node.shared.mirrors.get("orders").is_none());
+    node.stop().await;
+}
