@@ -107,7 +107,7 @@ impl Dial {
         let unreachable = |error: &dyn std::error::Error| self.unreachable(&error.to_string());
         let stream = match &self.proxy {
             None => TcpStream::connect((&*self.url.host, self.url.port)).await.map_err(|error| unreachable(&error))?,
-            Some(proxy) => proxy.connect(&self.url).await?,
+            Some(proxy) => proxy.connect(&self.url.to_string()).await?,
         };
         // A transaction must not wait for the acknowledgement of the one before it (Nagle's algorithm).
         stream.set_nodelay(true).map_err(|error| unreachable(&error))?;

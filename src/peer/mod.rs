@@ -36,6 +36,7 @@ pub use feed::code as feed_code;
 pub use feed::{FeedEntries, FeedFacts, FeedMessage, FeedPart};
 pub use handle::{Control, LinkHandle};
 pub use host::{Below, CopyMessage, Head, Hello, Host, NodeRef, Offer, Outbound, Outgoing, PeerChange, Refusal, Role};
+pub use proxy::reach;
 pub use refusal::code;
 pub use replicas::{DigestAt, ReplicaDigests};
 pub use retry::Retry;

@@ -8,7 +8,6 @@ use tokio_tungstenite::tungstenite::http::Uri;
 
 use super::host::Refusal;
 use super::refusal::{code, printable, refusal};
-use super::url::ParentUrl;
 
 /// The head of a proxy's answer.
 const ANSWER_BYTES_MAX: usize = 8 << 10;
@@ -58,8 +57,8 @@ impl Proxy {
         Ok(Proxy { host, port: authority.port_u16().unwrap_or(80), credentials })
     }
 
-    /// A connection to a node, through the proxy.
-    pub(super) async fn connect(&self, url: &ParentUrl) -> Result<TcpStream, Refusal> {
+    /// A connection to a node (`HOST:PORT`), through the proxy.
+    pub(super) async fn connect(&self, url: &str) -> Result<TcpStream, Refusal> {
         let refused = |retryable, why: String| {
             let what = format!("the proxy {}:{} does not let through to {url}: {why}", self.host, self.port);
             refusal(
@@ -67,7 +66,7 @@ impl Proxy {
                 retryable,
                 what,
                 "HTTPS_PROXY names it",
-                "correct HTTPS_PROXY, or name the parent in NO_PROXY",
+                "correct HTTPS_PROXY, or name the host in NO_PROXY",
             )
         };
         let failed = |error: std::io::Error| refused(true, error.to_string());
@@ -93,6 +92,20 @@ impl Proxy {
             Some(status) => Err(refused(status >= 500, printable(line))),
             None => Err(refused(false, format!("it answers {:?}", printable(line)))),
         }
+    }
+}
+
+/// A connection to a node that speaks TLS, through the proxy that the environment names for it, or straight to it.
+///
+/// # Errors
+/// In words: what cannot be reached, or what is wrong with the proxy.
+pub async fn reach(host: &str, port: u16) -> Result<TcpStream, String> {
+    match Proxy::from_environment(host)? {
+        Some(proxy) => {
+            let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+            proxy.connect(&place).await.map_err(|refused| refused.what().to_owned())
+        }
+        None => TcpStream::connect((host, port)).await.map_err(|error| error.to_string()),
     }
 }
 

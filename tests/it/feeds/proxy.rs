@@ -89,3 +89,22 @@ fn a_proxy_that_refuses_is_named() {
     let _process = run(&north, &[("HTTPS_PROXY", &format!("127.0.0.1:{port}"))]);
     wait("it says so", || north.log().contains("WS-PEER-024") && north.log().contains("407"));
 }
+
+#[test]
+fn a_mirror_goes_through_the_proxy_that_the_environment_names() {
+    let ground = Ground::new();
+    let hub = secured(&ground, "");
+    hub.does(&["log", "append", "orders", "{\"n\":1}"]);
+    let (port, heard) = proxy(false);
+    let mut north = ground.log_site("north");
+    let ca = hub.dir.join("ca.pem");
+    let url = format!("https://hub.test:{}/v1/logs/orders", hub.port);
+    north.configure(None, &format!("[log.orders]\nmirror = \"{url}\"\nca_file = {ca:?}\n"));
+    let _process = run(&north, &[("HTTPS_PROXY", &format!("http://127.0.0.1:{port}"))]);
+    wait("it is mirrored", || {
+        let asked = agent().get(format!("http://127.0.0.1:{}/v1/logs/orders", north.port)).call();
+        asked.is_ok_and(|mut asked| asked.body_mut().read_to_string().is_ok_and(|text| text.contains("\"tail\":1")))
+    });
+    let head = heard.recv_timeout(Duration::from_secs(10)).expect("a request");
+    assert!(head.starts_with(&format!("CONNECT hub.test:{} HTTP/1.1\r\n", hub.port)), "{head}");
+}

@@ -20,7 +20,7 @@ use super::trouble::{self, Trouble};
 use crate::model::{Cursor, limits};
 use crate::node::feeds::RAW_TYPE;
 use crate::peer::protocol::unframe;
-use crate::peer::{FeedEntries, FeedFacts, FeedMessage};
+use crate::peer::{FeedEntries, FeedFacts, FeedMessage, reach};
 
 /// A feed at a node that answers HTTP.
 pub(super) struct HttpOriginal(pub HttpFrom);
@@ -41,11 +41,13 @@ impl HttpOriginal {
     async fn connect(&self) -> Result<Box<dyn Stream>, Trouble> {
         let HttpFrom { url, host, port, tls, ca_file, .. } = &self.0;
         let away = |error: &dyn std::fmt::Display| trouble::unreachable(format!("{url} cannot be reached: {error}"));
-        let stream = TcpStream::connect((&**host, *port)).await.map_err(|error| away(&error))?;
-        stream.set_nodelay(true).map_err(|error| away(&error))?;
         if !tls {
+            let stream = TcpStream::connect((&**host, *port)).await.map_err(|error| away(&error))?;
+            stream.set_nodelay(true).map_err(|error| away(&error))?;
             return Ok(Box::new(stream));
         }
+        let stream = reach(host, *port).await.map_err(|why| away(&why))?;
+        stream.set_nodelay(true).map_err(|error| away(&error))?;
         let config = tls::client(ca_file.as_deref()).map_err(|why| away(&why))?;
         let name = ServerName::try_from(host.clone()).map_err(|error| away(&error))?;
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| away(&error))?;
