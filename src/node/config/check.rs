@@ -1,5 +1,7 @@
 //! What single values cannot tell: names, combinations, references between sections.
 
+use std::collections::BTreeMap;
+
 use super::load::Places;
 use super::{Config, DatabaseUrl, Mistake, TokenConfig};
 use crate::model::{TableName, limits};
@@ -35,6 +37,7 @@ pub(super) fn check(config: &Config, places: &Places<'_>, mistakes: &mut Vec<Mis
     super::reach::reach(config, places, check.mistakes);
     parent(config, &mut check);
     names(config, &mut check);
+    mirrors(config, &mut check);
     rules(config, &mut check);
     databases(config, &mut check);
     super::views::check(config, &mut check);
@@ -146,6 +149,18 @@ fn names(config: &Config, check: &mut Check<'_>) {
             let what = format!("the log {name:?} is a mirror and may be appended to");
             let why = "a mirror keeps the positions of what it copies, so nobody else may append";
             check.fail(&["log", name, "append"], what, why, "keep one of `mirror` and `append`");
+        }
+    }
+}
+
+fn mirrors(config: &Config, check: &mut Check<'_>) {
+    let mut known: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, log) in &config.log {
+        let of = log.mirror.as_deref().filter(|of| of.starts_with("peer:"));
+        if let Some(other) = of.and_then(|of| known.insert(of, name)) {
+            let what = format!("the logs {other:?} and {name:?} are mirrors of the same feed of a peer");
+            let why = "a link carries a feed once";
+            check.fail(&["log", name, "mirror"], what, why, "keep one; programs here read it under one name");
         }
     }
 }

@@ -103,6 +103,15 @@ fn a_written_configuration_is_read_back_and_has_no_password() {
 }
 
 #[test]
+fn a_feed_of_a_peer_is_mirrored_once() {
+    let node = "[node]\nname = 'a'\n[parent]\nurl = '127.0.0.1:7070'\n";
+    let mirror = |name: &str, of: &str| format!("[log.{name}]\nmirror = 'peer:{of}'\n");
+    parse(&format!("{node}{}{}", mirror("one", "hq/orders"), mirror("two", "hq/sales"))).unwrap();
+    let twice = format!("{node}{}{}", mirror("one", "hq/orders"), mirror("two", "hq/orders"));
+    assert_eq!(codes(&twice), [("WS-CFG-008", Some(8))]);
+}
+
+#[test]
 fn several_mistakes_are_reported_at_once_in_the_order_of_the_file() {
     let text = "[node]\nname = 'a'\nlisen = 'x'\n[parent]\nurl = 5\n[database]\n[log.main]\nfsync = 'allways'\n[nod]\n";
     let expected = [
