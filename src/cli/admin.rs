@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use serde_json::Value as Json;
 use ureq::unversioned::resolver::DefaultResolver;
@@ -59,9 +58,13 @@ impl Admin {
     }
 
     fn answered(&self, result: Result<http::Response<Body>, ureq::Error>) -> Result<Body, ExitError> {
+        Ok(self.answer(result)?.into_body())
+    }
+
+    fn answer(&self, result: Result<http::Response<Body>, ureq::Error>) -> Result<http::Response<Body>, ExitError> {
         let mut answer = result.map_err(|error| unreachable(&self.base, &self.file, &error.to_string()))?;
         if answer.status().is_success() {
-            return Ok(answer.into_body());
+            return Ok(answer);
         }
         let status = answer.status();
         let mut text = String::new();
@@ -70,15 +73,11 @@ impl Admin {
         Err(refused(status, &text))
     }
 
-    fn get_body(&self, path: &str, accept: &str, timeout: Option<Duration>) -> Result<Body, ExitError> {
-        let request = self.agent.get(format!("{}{path}", self.base)).header("Accept", accept);
-        let request = request.header("Authorization", format!("Bearer {}", self.token));
-        self.answered(request.config().timeout_global(timeout).build().call())
-    }
-
     /// `GET`, one JSON object.
     pub fn get(&self, path: &str) -> Result<Json, ExitError> {
-        json(self.get_body(path, "application/json", Some(limits::ADMIN_TIMEOUT))?)
+        let request = self.agent.get(format!("{}{path}", self.base)).header("Accept", "application/json");
+        let request = request.header("Authorization", format!("Bearer {}", self.token));
+        json(self.answered(request.config().timeout_global(Some(limits::ADMIN_TIMEOUT)).build().call())?)
     }
 
     /// `POST` without a body, one JSON object.
@@ -119,21 +118,28 @@ impl Admin {
     }
 
     /// `GET` of lines that may go on for ever; each is handed over without its newline. `wanted` is the type asked for
-    /// (`application/x-ndjson`, `text/event-stream`).
+    /// (`application/x-ndjson`, `text/event-stream`), `resume` where an earlier answer ended. Returns where this one has ended,
+    /// if it says so in its head.
     pub fn lines(
         &self,
         path: &str,
         wanted: &str,
+        resume: Option<&str>,
         mut each: impl FnMut(&str) -> Result<(), ExitError>,
-    ) -> Result<(), ExitError> {
-        let body = self.get_body(path, wanted, None)?;
-        let mut lines = BufReader::new(body.into_reader());
+    ) -> Result<Option<String>, ExitError> {
+        let mut request = self.agent.get(format!("{}{path}", self.base)).header("Accept", wanted);
+        if let Some(resume) = resume {
+            request = request.header("Last-Event-ID", resume);
+        }
+        let answer = self.answer(request.header("Authorization", format!("Bearer {}", self.token)).call())?;
+        let cursor = answer.headers().get("watershed-cursor").and_then(|cursor| Some(cursor.to_str().ok()?.to_owned()));
+        let mut lines = BufReader::new(answer.into_body().into_reader());
         let mut line = String::new();
         loop {
             line.clear();
             let read = lines.read_line(&mut line);
             if read.map_err(|error| unreachable(&self.base, &self.file, &error.to_string()))? == 0 {
-                return Ok(());
+                return Ok(cursor);
             }
             each(line.trim_end_matches(['\n', '\r']))?;
         }

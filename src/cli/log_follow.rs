@@ -98,11 +98,26 @@ pub(super) fn export(global: &Global, log: &str) -> Result<(), ExitError> {
 fn read_as(global: &Global, range: &Range, as_json: bool) -> Result<(), ExitError> {
     let config = global.config()?;
     let path = range.path()?;
-    let running =
-        Admin::of(&config).and_then(|admin| admin.lines(&path, "application/x-ndjson", |line| print(line, as_json)));
+    let running = Admin::of(&config).and_then(|admin| read_running(&admin, &path, as_json));
     match running {
         Err(error) if error.exit == Exit::Unreachable => read_stopped(&config, range, as_json),
         other => other,
+    }
+}
+
+/// An answer without lines says how far it has looked: reading goes on there, until nothing more is there.
+fn read_running(admin: &Admin, path: &str, as_json: bool) -> Result<(), ExitError> {
+    let mut resume: Option<String> = None;
+    loop {
+        let mut any = false;
+        let reached = admin.lines(path, "application/x-ndjson", resume.as_deref(), |line| {
+            any = true;
+            print(line, as_json)
+        })?;
+        if any || reached.is_none() || reached == resume {
+            return Ok(());
+        }
+        resume = reached;
     }
 }
 
@@ -113,11 +128,12 @@ pub(super) fn tail(global: &Global, range: &Range) -> Result<(), ExitError> {
     if range.after.is_none() && range.tail.is_none() && range.time.is_none() && range.from.is_none() {
         range.tail = Some(0);
     }
-    admin.lines(&range.path()?, "text/event-stream", |line| match line.strip_prefix("data:") {
+    let ended = admin.lines(&range.path()?, "text/event-stream", None, |line| match line.strip_prefix("data:") {
         // Pings carry no entry.
         Some(data) if data.contains("\"changes\"") => print(data.trim_start(), global.json),
         _ => Ok(()),
-    })
+    });
+    ended.map(drop)
 }
 
 /// Prints an entry's line as it is, or for people.

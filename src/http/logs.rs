@@ -134,7 +134,10 @@ pub async fn trim(State(node): Shared, Path(log): Path<String>, trim: Result<Jso
             return error(code, "WS-FEED-021", &message, "nothing was removed", fix);
         }
     };
-    match feed.trim(trim.partition.unwrap_or(0), Position(trim.upto)).await {
+    let trimmed = feed.trim(trim.partition.unwrap_or(0), Position(trim.upto)).await;
+    // What is out of sight is not given out of memory either.
+    node.shared.feeds.pieces.clear();
+    match trimmed {
         Ok(()) => Json(shown(&node, &feed)).into_response(),
         Err(failed) => error(StatusCode::CONFLICT, failed.code, &failed.what, &failed.why, &failed.advice),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Catalog, Cursor, Entry, LinkId, Position};
 
 /// Where to go on reading: after position `after`; if `part` > 0, at that part of the entry at `after + 1`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ReadFrom {
     /// Exclusive: everything up to and including it has been read.
     pub after: Position,

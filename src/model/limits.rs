@@ -472,3 +472,19 @@ pub const VIEW_COLUMNS_MAX: usize = 64;
 pub const VIEW_SHOWN_BYTES: usize = 2_000;
 /// Between two attempts at a lock on a view's file.
 pub const VIEW_LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// Formatted entries that are kept for further readers of the same place, of all feeds of a node together.
+pub const FEED_PIECES_BYTES_MAX: usize = 8 << 20;
+/// Such pieces.
+pub const FEED_PIECES_MAX: usize = 1_000;
+/// What one piece of an answer to a reader has, about.
+pub const FEED_PIECE_BYTES: usize = 64 << 10;
+/// Readers that come from different places meet where a position is divisible by this, and share from there on.
+pub const FEED_PIECE_ENTRIES: u64 = 64;
+/// Readers that catch up and are read for in large pieces; others have pieces of the usual size.
+pub const FEED_LARGE_READS_MAX: usize = 8;
+/// What is looked through for a reader for whom nothing of it is, before it hears how far it has come.
+pub const FEED_SCAN_BYTES_MAX: usize = 64 << 20;
+/// Different tables that the rows of one partition of a feed may have.
+pub const FEED_TABLES_MAX: usize = 20_000;
+/// Answers with entries that wait until a peer takes them; what it asks for beyond them waits unread.
+pub const FEED_ANSWERS_MAX: usize = 16;

@@ -9,7 +9,8 @@ use axum::response::Response;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::reading::{Form, Part, Reading, Wanted};
+use super::reading::{Form, Part, Reading};
+use super::wanted::Wanted;
 use crate::http::server::error;
 use crate::log::{CursorRefused, Limit, Log, SourceError};
 use crate::model::{Cursor, CursorError, LogId, Position, TableName, Timestamp};
@@ -85,7 +86,8 @@ impl Asked {
             let after = place(&start, &log, several).await?;
             parts.push(Part::new(number, log, after));
         }
-        let since = if let Start::Time(time) = start { Some(time) } else { None };
+        // Who resumes does not get what is older either.
+        let since = self.since()?;
         let wait = match &self.wait {
             Some(text) => Some(duration(text).ok_or_else(|| bad(&format!("wait {text:?} is not a time"), "wait=30s"))?),
             None => None,
@@ -116,17 +118,23 @@ impl Asked {
         match (resume.or(self.after.as_deref()), &self.time, self.tail) {
             (Some(text), _, _) if resume.is_some() => after(feed, text),
             (Some(text), None, None) => after(feed, text),
-            (None, Some(text), None) => {
-                let time: jiff::Timestamp = text.parse().map_err(|_| {
-                    bad(&format!("time {text:?} is not a time"), "write RFC 3339: 2030-01-31T12:00:00Z")
-                })?;
-                only(Start::Time(Timestamp(time.as_microsecond())))
+            (None, Some(_), None) => {
+                let time = self.since()?.expect("it is given");
+                only(Start::Time(time))
             }
             (None, None, Some(count)) => only(Start::Last(count)),
             (None, None, None) if form == Form::Lines => only(Start::Oldest),
             (None, None, None) => only(Start::Now),
             _ => Err(bad("more than one of after, time and tail is given", "give one of them")),
         }
+    }
+
+    /// The time before which nothing is wanted.
+    fn since(&self) -> Result<Option<Timestamp>, Box<Response>> {
+        let Some(text) = &self.time else { return Ok(None) };
+        let time: Result<jiff::Timestamp, _> = text.parse();
+        let wrong = |_| bad(&format!("time {text:?} is not a time"), "write RFC 3339: 2030-01-31T12:00:00Z");
+        time.map(|time| Some(Timestamp(time.as_microsecond()))).map_err(wrong)
     }
 
     fn wanted(&self, since: Option<Timestamp>) -> Result<Wanted, Box<Response>> {

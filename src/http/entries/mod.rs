@@ -3,6 +3,7 @@
 mod asked;
 mod raw;
 mod reading;
+mod wanted;
 
 use std::convert::Infallible;
 use std::sync::Arc;

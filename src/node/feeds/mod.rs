@@ -5,6 +5,7 @@ mod consumers;
 mod feed;
 mod mirror;
 mod partition;
+mod pieces;
 mod raw;
 mod requests;
 mod spec;
@@ -12,8 +13,9 @@ mod spec;
 pub use append::{Appended, Call, CallError, CallRow, Refused};
 pub use consumers::{Consumer, ConsumerError, Consumers, joined};
 pub use feed::Feed;
-pub use mirror::{HttpFrom, Mirror, MirrorFrom, MirrorSettings, MirrorStatus, Mirrors, PeerFeeds};
+pub use mirror::{HttpFrom, Mirror, MirrorFrom, MirrorSettings, MirrorStatus, Mirrors, PeerFeeds, look_at_originals};
 pub use partition::Partition;
+pub use pieces::{Generation, Piece, PieceOf, Pieces};
 pub use raw::{RawReader, RawRefused};
 pub use spec::FeedSpec;
 pub(super) use spec::write_durably;
@@ -23,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::settings::{Exit, NodeError};
@@ -46,6 +48,10 @@ pub struct Feeds {
     expected: BTreeSet<Box<str>>,
     /// Counts the logs that were made or replaced.
     made: watch::Sender<u64>,
+    /// What readers have been given last.
+    pub pieces: Pieces,
+    /// Readers that are read for in large pieces.
+    pub large_reads: Arc<Semaphore>,
 }
 
 /// The folder of a node's feeds.
@@ -99,7 +105,15 @@ impl Feeds {
             feed.remember().await?;
         }
         let expected = mirrors.keys().map(|name| name.as_str().into()).collect();
-        Ok(Feeds { dir, node: node.into(), all: RwLock::new(all), expected, made: watch::Sender::new(0) })
+        Ok(Feeds {
+            dir,
+            node: node.into(),
+            all: RwLock::new(all),
+            expected,
+            made: watch::Sender::new(0),
+            pieces: Pieces::default(),
+            large_reads: Arc::new(Semaphore::new(limits::FEED_LARGE_READS_MAX)),
+        })
     }
 
     /// The log of that name.

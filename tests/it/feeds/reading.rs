@@ -135,3 +135,81 @@ fn a_websocket_gets_an_entry_a_message() {
     });
     assert_eq!(positions, [2, 3, 4]);
 }
+
+#[test]
+fn many_readers_of_one_feed_get_everything_once_and_in_order_wherever_they_begin() {
+    let ground = Ground::new();
+    let site = node(&ground, ORDERS);
+    for n in 1..=150 {
+        append(&site, "orders", &format!("{{\"row\":{n}}}"));
+    }
+    std::thread::scope(|scope| {
+        for after in [0, 0, 1, 63, 64, 65, 100, 149] {
+            let site = &site;
+            scope.spawn(move || {
+                let mut reader = Events::new(site, &format!("orders/entries?after={after}"));
+                for expected in after + 1..=400 {
+                    let entry = reader.wait();
+                    let found = (entry["position"].as_u64(), entry["changes"][0]["row"].as_u64());
+                    assert_eq!(found, (Some(expected), Some(expected)), "after {after}");
+                }
+            });
+        }
+        for n in 151..=400 {
+            append(&site, "orders", &format!("{{\"row\":{n}}}"));
+        }
+    });
+    // What is trimmed is not given out of memory either.
+    site.does(&["log", "trim", "orders", "--upto", "10", "--yes"]);
+    let request = agent().get(format!("http://127.0.0.1:{}/v1/logs/orders/entries?after=9", site.port));
+    assert_eq!(answer(request.header("Accept", "text/event-stream").call()).0, 410);
+    assert_eq!(Events::new(&site, "orders/entries?after=10").wait()["position"], 11);
+}
+
+#[test]
+fn who_finds_nothing_in_a_long_stretch_hears_how_far_it_has_come() {
+    let ground = Ground::new();
+    let site = node(&ground, ORDERS);
+    let other = format!("{{\"key\":\"other\",\"row\":\"{}\"}}\n", "x".repeat(1_000_000)).repeat(7);
+    for _ in 0..12 {
+        append(&site, "orders", &other);
+    }
+    append(&site, "orders", r#"{"key":"mine","row":1}"#);
+    let ask = |after: &str| {
+        let url = format!("http://127.0.0.1:{}/v1/logs/orders/entries?key=mine&after={after}", site.port);
+        let mut response = agent().get(url).call().expect("an answer");
+        let cursor = response.headers().get("watershed-cursor").map(|cursor| cursor.to_str().expect("text").to_owned());
+        (cursor, response.body_mut().read_to_string().expect("text"))
+    };
+    let (cursor, text) = ask("0");
+    assert!(text.is_empty(), "84 MB are more than is looked through at once: {text}");
+    let cursor = cursor.expect("how far it has come");
+    let (none, text) = ask(&cursor);
+    assert!(none.is_none() && text.lines().count() == 1, "{text}");
+    let entry: Json = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(entry["position"], 13);
+    // At the end it is answered with where it is.
+    let end = entry["cursor"].as_str().expect("a cursor");
+    assert_eq!(ask(end), (Some(end.to_owned()), String::new()));
+    // The command goes on by itself.
+    assert!(site.does(&["log", "read", "orders", "--key", "mine", "--json"]).contains("\"position\":13"));
+    assert_eq!(site.does(&["log", "read", "orders", "--key", "nobody", "--json"]), "");
+}
+
+#[test]
+fn who_resumes_gets_nothing_from_before_the_time_that_it_asks_for() {
+    let ground = Ground::new();
+    let site = node(&ground, ORDERS);
+    for n in 1..=3 {
+        append(&site, "orders", &format!("{{\"row\":{n}}}"));
+    }
+    let all = entries(&site, "orders/entries");
+    let url = format!(
+        "http://127.0.0.1:{}/v1/logs/orders/entries?time={}",
+        site.port,
+        all[2]["time"].as_str().expect("text")
+    );
+    let request = agent().get(url).header("Last-Event-ID", all[0]["cursor"].as_str().expect("text"));
+    let text = request.call().expect("an answer").body_mut().read_to_string().expect("text");
+    assert!(text.lines().count() == 1 && text.starts_with("{\"position\":3,"), "{text}");
+}

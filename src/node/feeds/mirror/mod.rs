@@ -176,6 +176,27 @@ impl Mirror {
     }
 }
 
+/// Asks the originals of mirrors over HTTP, at once; records nothing at either end. Of each, by its name, what it is, or why a
+/// mirror of it would not go on.
+pub async fn look_at_originals(mirrors: &BTreeMap<String, MirrorSettings>) -> Vec<(String, Result<String, Trouble>)> {
+    let over_http = mirrors.iter().filter_map(|(name, settings)| match &settings.from {
+        MirrorFrom::Http(from) => Some((name.clone(), from.clone())),
+        // Peers say which feeds they send once they have linked.
+        MirrorFrom::Peer { .. } => None,
+    });
+    let asked = over_http.map(|(name, from)| async move {
+        let found = http::HttpOriginal(from.clone()).open(0, None).await;
+        let told = found.map(|(facts, _)| {
+            let entries: u64 = facts.parts.iter().map(|part| part.tail.0).sum();
+            let several =
+                if facts.parts.len() > 1 { format!(" in {} partitions", facts.parts.len()) } else { String::new() };
+            format!("{} answers, with {entries} entries{several}", from.url)
+        });
+        (name, told)
+    });
+    futures_util::future::join_all(asked).await
+}
+
 /// The mirrors of a node, by name.
 #[derive(Default)]
 pub struct Mirrors {
