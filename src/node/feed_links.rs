@@ -1,11 +1,28 @@
 //! Feeds over links: what a peer may mirror, and its requests.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
 
 use super::feeds::{Feed, Feeds, MirrorFrom, RawReader, RawRefused};
 use super::shared::{Link, Shared};
 use crate::model::{Cursor, LinkId, limits};
 use crate::peer::{Control, FeedFacts, FeedMessage, LinkHandle, Role, feed_code};
+
+/// What one peer may have under way of stretches of feeds.
+#[derive(Debug)]
+pub struct FeedRoom {
+    requests: Arc<Semaphore>,
+    answers: Semaphore,
+}
+
+impl Default for FeedRoom {
+    fn default() -> FeedRoom {
+        let requests = Arc::new(Semaphore::new(limits::FEED_REQUESTS_MAX));
+        FeedRoom { requests, answers: Semaphore::new(limits::FEED_ANSWERS_MAX) }
+    }
+}
 
 impl Shared {
     /// Whether a peer may mirror a feed: it is listed, and does not come from that peer.
@@ -45,9 +62,9 @@ impl Shared {
         let link = self
             .links()
             .get(&peer)
-            .map(|link| (link.role, link.node.name.clone(), link.handle.clone(), link.feed_requests.clone()));
+            .map(|link| (link.role, link.node.name.clone(), link.handle.clone(), link.feed_room.clone()));
         let Some((role, name, handle, room)) = link else { return };
-        let Ok(permit) = room.try_acquire_owned() else {
+        let Ok(permit) = room.requests.clone().try_acquire_owned() else {
             tracing::warn!(
                 "{name} asks for more than {} stretches of feeds at once: left out",
                 limits::FEED_REQUESTS_MAX
@@ -60,25 +77,20 @@ impl Shared {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = handle.closed() => {}
-                () = answer(&handle, &name, feed, log, partition, after) => {}
+                () = answer(&handle, &name, feed, (log, partition, after), &room.answers) => {}
             }
             drop(permit);
         });
     }
 
     fn feeds_offered(&self, peer: LinkId, feeds: Vec<FeedFacts>) {
-        let known = self.peer_feeds.names(peer);
         let name = self.links().get(&peer).map(|link| link.node.name.clone()).unwrap_or_default();
-        for feed in feeds.iter().filter(|feed| !known.contains(&feed.log)) {
-            let of = format!("peer:{name}/{}", feed.log);
+        for log in self.peer_feeds.offered(peer, feeds) {
+            let of = format!("peer:{name}/{log}");
             if self.mirrors.status().iter().all(|mirror| mirror.of != of) {
-                tracing::info!(
-                    "{name} sends the log {0}: `[log.{0}] mirror = \"{of}\"` keeps a copy of it here",
-                    feed.log
-                );
+                tracing::info!("{name} sends the log {log}: `[log.{log}] mirror = \"{of}\"` keeps a copy of it here");
             }
         }
-        self.peer_feeds.offered(peer, feeds);
     }
 
     /// Tells every peer what it may mirror, after a feed was made.
@@ -112,16 +124,19 @@ async fn answer(
     handle: &LinkHandle,
     peer: &str,
     feed: Option<Arc<Feed>>,
-    log: Box<str>,
-    partition: u32,
-    after: Cursor,
+    (log, partition, after): (Box<str>, u32, Cursor),
+    answers: &Semaphore,
 ) {
+    let mut place = None;
     let read = async {
         let feed = feed.ok_or(None)?;
         let mut reader = RawReader::new(feed.clone(), partition, Some(after)).map_err(Some)?;
         // The cursor is one of this log's, and what it speaks of is durable there.
         feed.has_mirrored(peer, after);
-        reader.next(limits::MIRROR_PING_INTERVAL).await.map_err(Some)
+        reader.ready(limits::MIRROR_PING_INTERVAL).await;
+        // A peer that does not take its answers has so many of them in memory, no more.
+        place = answers.acquire().await.ok();
+        reader.next(Duration::ZERO).await.map_err(Some)
     };
     let message = match read.await {
         Ok(entries) => FeedMessage::Entries(entries),
@@ -135,6 +150,7 @@ async fn answer(
     };
     // Whoever asked may have gone.
     handle.send(Control::Feed(message)).await;
+    drop(place);
 }
 
 impl RawRefused {

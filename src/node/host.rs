@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::outgoing::LogOutgoing;
 use super::replaced::Replaced;
@@ -305,7 +305,7 @@ impl Host for NodeHost {
             target: None,
             target_tail: None,
             mirrors: peer.mirrors,
-            feed_requests: Arc::new(Semaphore::new(crate::model::limits::FEED_REQUESTS_MAX)),
+            feed_room: Arc::default(),
         };
         shared.begin_feeds(link, &standing).await;
         let before = {

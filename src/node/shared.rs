@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::book::Book;
 use super::database::Database;
+use super::feed_links::FeedRoom;
 use super::feeds::{Feeds, Mirrors, PeerFeeds};
 use super::policy::Policy;
 use super::views::Views;
@@ -58,7 +59,7 @@ pub struct Link {
     /// It understands messages about feeds.
     pub mirrors: bool,
     /// Its requests for stretches of feeds that are being answered.
-    pub feed_requests: Arc<Semaphore>,
+    pub feed_room: Arc<FeedRoom>,
 }
 
 impl Link {

@@ -55,6 +55,13 @@ impl RawReader {
         Ok(RawReader { feed, log, partition, after, tail })
     }
 
+    /// Waits until something comes next, at the latest until `wait` is over, without reading it. Cancel-safe.
+    pub async fn ready(&mut self, wait: Duration) {
+        let after = self.after;
+        // Whatever ends it, reading says.
+        let _ = tokio::time::timeout(wait, self.tail.wait_for(|tail| *tail != after)).await;
+    }
+
     /// What comes next, at the latest after `wait`: then perhaps nothing. Cancel-safe.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ fn raw(site: &Site, bytes: &[u8]) -> String {
 }
 
 /// A figure of `/proc/PID/status`, in KiB.
-fn memory_kib(site: &Site) -> u64 {
+pub fn memory_kib(site: &Site) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", site.pid())).expect("it runs");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a figure");
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")

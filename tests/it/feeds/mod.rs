@@ -16,6 +16,7 @@ mod proxy;
 mod reading;
 mod shell;
 mod tls;
+mod unread;
 
 use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! An original at a linked peer: stretches are asked for one by one, so what is under way is bounded by its shape.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
@@ -25,6 +25,8 @@ struct Peer {
     connection: u64,
     handle: LinkHandle,
     feeds: Vec<FeedFacts>,
+    /// Names that it has said on this connection.
+    told: BTreeSet<Box<str>>,
 }
 
 /// The linked peers that mirrors may ask, and the mirrors that wait for their answers.
@@ -47,7 +49,8 @@ impl PeerFeeds {
 
     /// A peer has linked.
     pub fn linked(&self, peer: LinkId, name: &str, connection: u64, handle: LinkHandle) {
-        self.peers().insert(peer, Peer { name: name.into(), connection, handle, feeds: Vec::new() });
+        self.peers()
+            .insert(peer, Peer { name: name.into(), connection, handle, feeds: Vec::new(), told: BTreeSet::new() });
     }
 
     /// That connection with it has ended.
@@ -60,18 +63,20 @@ impl PeerFeeds {
         self.waiting().retain(|(of, ..), _| *of != connection);
     }
 
-    /// It has said what it lets be mirrored.
-    pub fn offered(&self, peer: LinkId, feeds: Vec<FeedFacts>) {
+    /// It has said what it lets be mirrored. Returns the names that it says on this connection for the first time, as long as
+    /// they are not too many to be told.
+    pub fn offered(&self, peer: LinkId, feeds: Vec<FeedFacts>) -> Vec<Box<str>> {
+        let mut new = Vec::new();
         if let Some(known) = self.peers().get_mut(&peer) {
+            for feed in &feeds {
+                if known.told.len() < limits::FEEDS_MAX && known.told.insert(feed.log.clone()) {
+                    new.push(feed.log.clone());
+                }
+            }
             known.feeds = feeds;
         }
         self.changed.notify_waiters();
-    }
-
-    /// The names of what a peer lets be mirrored.
-    pub fn names(&self, peer: LinkId) -> Vec<Box<str>> {
-        let names = |peer: &Peer| peer.feeds.iter().map(|feed| feed.log.clone()).collect();
-        self.peers().get(&peer).map(names).unwrap_or_default()
+        new
     }
 
     /// It answers. An answer that nobody waits for is left out: whoever asked has gone.
@@ -207,5 +212,24 @@ impl Stretches for Asking {
             self.after = Cursor { epoch, position, ..self.after };
         }
         Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::LogId;
+
+    #[test]
+    fn a_name_is_told_once_for_each_connection_and_not_without_end() {
+        let (feeds, peer) = (PeerFeeds::default(), LinkId(LogId(7)));
+        let link = |connection| feeds.linked(peer, "hq", connection, LinkHandle::new(1).0);
+        let say = |name: &str| feeds.offered(peer, vec![FeedFacts { log: name.into(), parts: Vec::new() }]).len();
+        link(1);
+        assert_eq!([say("a"), say("b"), say("a"), say("b")], [1, 1, 0, 0]);
+        let told: usize = (0..2 * limits::FEEDS_MAX).map(|n| say(&format!("f{n}"))).sum();
+        assert_eq!(told, limits::FEEDS_MAX - 2);
+        link(2);
+        assert_eq!([say("a"), say("a")], [1, 0]);
     }
 }
