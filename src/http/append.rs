@@ -274,8 +274,13 @@ fn key<'a>(raw: Option<&'a RawValue>, at: &dyn Fn(&str) -> String) -> Result<Opt
     }
 }
 
-/// Objects and lists within each other, of valid JSON.
+/// Objects and lists within each other, of valid JSON; or as many as begin in it, where that is few enough anyway.
 fn depth(json: &str) -> usize {
+    // What a processor counts many at once is hardly ever too much.
+    let begun = json.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if begun <= limits::FEED_JSON_DEPTH_MAX {
+        return begun;
+    }
     let (mut depth, mut deepest, mut in_text, mut escaped) = (0usize, 0, false, false);
     for byte in json.bytes() {
         match byte {
@@ -295,7 +300,7 @@ fn depth(json: &str) -> usize {
 
 /// Line ends stand only between JSON's tokens; readers get an entry per line.
 fn on_one_line(json: &str) -> Cow<'_, str> {
-    match json.contains(['\n', '\r']) {
+    match json.bytes().filter(|byte| matches!(byte, b'\n' | b'\r')).count() > 0 {
         true => Cow::Owned(json.replace(['\n', '\r'], " ")),
         false => Cow::Borrowed(json),
     }
@@ -340,22 +345,22 @@ fn answer(feed: &Feed, appended: &[Appended]) -> Response {
     (StatusCode::CREATED, headers, body).into_response()
 }
 
-fn refuse(feed: &Feed, refused: &Refused) -> Response {
-    let (code, name, why, fix): (_, _, &str, &str) = match &refused.error {
+/// The status, the code, why and what to do.
+fn told(refused: &CallError) -> (StatusCode, &'static str, &'static str, &'static str) {
+    match refused {
+        // Whose mirror it is, is told beside it.
+        CallError::Mirror(..) => (
+            StatusCode::FORBIDDEN,
+            "WS-FEED-030",
+            "a mirror has the positions of its original, so nobody else appends; `watershed promote` makes it a log of its own",
+            "append at its original",
+        ),
         CallError::ReadOnly(_) => (
             StatusCode::FORBIDDEN,
             "WS-FEED-014",
             "a log takes appends where its section says `append = true`",
             "set it under [log.NAME] (for main: only on a node without a database)",
         ),
-        CallError::Mirror(_, of) => {
-            let fix = match of.strip_prefix("peer:") {
-                Some(peer) => format!("append to that log at the node it is of ({peer})"),
-                None => format!("append there: POST {of}/entries"),
-            };
-            let why = "a mirror has the positions of its original, so nobody else appends; `watershed promote` makes it a log of its own";
-            return error(StatusCode::FORBIDDEN, "WS-FEED-030", &refused.error.to_string(), why, &fix);
-        }
         CallError::Empty => (StatusCode::BAD_REQUEST, "WS-FEED-010", "nothing was appended", "send something"),
         CallError::Partitions(..) | CallError::NoPartition(_) | CallError::Condition => (
             StatusCode::BAD_REQUEST,
@@ -375,6 +380,12 @@ fn refuse(feed: &Feed, refused: &Refused) -> Response {
             "more is sent than the disk takes",
             "send it again a little later",
         ),
+        CallError::TablesOfLog => (
+            StatusCode::CONFLICT,
+            "WS-FEED-036",
+            "what a table is, stands in every segment of the log",
+            "use keys for what is many, or another log; names that the log has are taken",
+        ),
         CallError::Log(AppendError::Moved { .. }) => (
             StatusCode::PRECONDITION_FAILED,
             "WS-FEED-018",
@@ -393,7 +404,18 @@ fn refuse(feed: &Feed, refused: &Refused) -> Response {
         CallError::Log(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "WS-FEED-020", "the log refused it", "see the node's own log")
         }
-    };
+    }
+}
+
+fn refuse(feed: &Feed, refused: &Refused) -> Response {
+    let (code, name, why, fix) = told(&refused.error);
+    if let CallError::Mirror(_, of) = &refused.error {
+        let fix = match of.strip_prefix("peer:") {
+            Some(peer) => format!("append to that log at the node it is of ({peer})"),
+            None => format!("append there: POST {of}/entries"),
+        };
+        return error(code, name, &refused.error.to_string(), why, &fix);
+    }
     let mut more = serde_json::Map::new();
     if let CallError::Log(AppendError::Moved { actual, .. }) = &refused.error {
         more.insert("position".into(), actual.0.into());
@@ -417,9 +439,13 @@ mod tests {
 
     #[test]
     fn depth_counts_what_is_nested_outside_of_texts() {
-        for (json, expected) in [("1", 0), ("[]", 1), (r#"{"a":[1,{"b":"[[[\"{"}]}"#, 3), (r#""[""#, 0)] {
-            assert_eq!(depth(json), expected, "{json}");
+        let many = limits::FEED_JSON_DEPTH_MAX;
+        let (flat, deep) = (format!("[{}1]", "[],".repeat(many)), "[".repeat(many + 1) + &"]".repeat(many + 1));
+        let text = format!(r#"{{"a":[1,{{"b":"{}\"{{"}}]}}"#, "[".repeat(many));
+        for (json, expected) in [(flat, 2), (deep, many + 1), (text, 3), (format!("\"{}\"", "{".repeat(many + 1)), 0)] {
+            assert_eq!(depth(&json), expected, "{json}");
         }
+        assert!(depth("[[]]") <= many && depth("1") == 0);
     }
 
     #[test]

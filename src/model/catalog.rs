@@ -23,6 +23,16 @@ impl Catalog {
         tables.insert(table.fingerprint, table).is_none()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// All definitions, in no order.
     pub fn all(&self) -> Vec<Arc<TableDef>> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()

@@ -74,6 +74,9 @@ pub enum CallError {
     /// It names too many tables.
     #[error("the call names more than {} tables", limits::FEED_CALL_TABLES_MAX)]
     Tables,
+    /// It names tables that the log does not have, and it has as many as it may.
+    #[error("the log has {} tables, and takes no further ones", limits::FEED_TABLES_MAX)]
+    TablesOfLog,
     /// Nothing to append.
     #[error("there is nothing to append")]
     Empty,
@@ -207,7 +210,7 @@ impl Feed {
                 Some(known) => known,
                 None if tables.len() == limits::FEED_CALL_TABLES_MAX => return Err(CallError::Tables),
                 None => {
-                    tables.push(at.table(name));
+                    tables.push(at.table(name).ok_or(CallError::TablesOfLog)?);
                     tables.len() - 1
                 }
             };

@@ -15,13 +15,16 @@ pub struct Partition {
     /// The same, where it is the feed's own to trim and close.
     pub(super) segments: Option<Arc<SegmentLog>>,
     pub(super) requests: Arc<Mutex<Requests>>,
+    /// Those that rows have been taken for.
     tables: RwLock<HashMap<TableName, Arc<TableDef>>>,
 }
 
 impl Partition {
     /// Of an open log, from whose end the idempotency keys are read.
     pub(super) fn new(log: Arc<dyn Log>, segments: Option<Arc<SegmentLog>>) -> Partition {
-        Partition { log, segments, requests: Arc::default(), tables: RwLock::default() }
+        let known = log.catalog().all().into_iter().filter(|table| table.is_feed());
+        let tables = known.map(|table| (table.name.clone(), table)).collect();
+        Partition { log, segments, requests: Arc::default(), tables: RwLock::new(tables) }
     }
 
     /// Reads what idempotency keys stand at the log's end.
@@ -44,16 +47,19 @@ impl Partition {
         }
     }
 
-    /// The definition of a table of rows.
-    pub(super) fn table(&self, name: &TableName) -> Arc<TableDef> {
+    /// The definition of a table of rows; `None`: it is new, and there are [`limits::FEED_TABLES_MAX`].
+    pub(super) fn table(&self, name: &TableName) -> Option<Arc<TableDef>> {
         if let Some(table) = self.tables.read().unwrap_or_else(PoisonError::into_inner).get(name) {
-            return table.clone();
+            return Some(table.clone());
         }
         let table = Arc::new(feed_table(name.clone()));
+        let catalog = self.log.catalog();
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        if tables.len() >= limits::ENTRY_TABLES_MAX {
-            tables.clear();
+        // Those of a mirror came otherwise.
+        let full = tables.len().max(catalog.len()) >= limits::FEED_TABLES_MAX;
+        if full && !tables.contains_key(name) && catalog.get(table.fingerprint).is_none() {
+            return None;
         }
-        tables.entry(name.clone()).or_insert(table).clone()
+        Some(tables.entry(name.clone()).or_insert(table).clone())
     }
 }

@@ -168,3 +168,28 @@ fn a_call_that_names_too_many_tables_is_refused_and_the_log_stays_readable() {
     site.up();
     assert_eq!(entries(&site, "orders/entries").len(), 12);
 }
+
+#[test]
+fn a_log_takes_rows_of_so_many_tables_and_no_more() {
+    let ground = Ground::new();
+    let mut site = node(&ground, ORDERS);
+    let call = |from: usize, many: usize| {
+        let rows = (from..from + many).map(|n| format!("{{\"table\":\"t{n}\",\"row\":{n}}}\n"));
+        rows.collect::<String>()
+    };
+    let (each, max) = (watershed::model::limits::FEED_CALL_TABLES_MAX, watershed::model::limits::FEED_TABLES_MAX);
+    for from in (0..max).step_by(each) {
+        append(&site, "orders", &call(from, each));
+    }
+    for restart in [false, true] {
+        if restart {
+            site.kill();
+            site.up();
+        }
+        let (status, told) = post(&site, "orders/entries", &call(max, 1), &[]);
+        assert_eq!((status, &told["code"]), (409, &"WS-FEED-036".into()), "{told}");
+        // Those that it has are taken.
+        append(&site, "orders", &call(max - 1, 1));
+    }
+    assert_eq!(get(&site, "orders").1["tail"].as_u64(), Some((max / each) as u64 + 2));
+}
