@@ -6,6 +6,7 @@ use super::node_run::runtime;
 use super::run::Plan;
 use super::{ExitError, Global};
 use crate::node::config::Config;
+use crate::node::feeds::look_at_originals;
 use crate::node::{Exit as Reach, Node, Settings, is_taken, look_at_copies, mend_ids, preflight, probe_parent};
 
 /// Read the configuration and look at everything it names; changes nothing
@@ -58,6 +59,13 @@ pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<Stri
         // A parent that is away is no fault of this node: it dials until it is there.
         Err(error) if error.exit == Reach::Unreachable => found.warnings.push(error.to_string()),
         Err(error) => return Err(error.into()),
+    }
+    for (name, original) in runtime()?.block_on(look_at_originals(&settings.mirrors)) {
+        match original {
+            Ok(text) => plan.lines.push((format!("mirror {name}"), text)),
+            // It holds up nothing but itself, and goes on by itself.
+            Err(trouble) => found.warnings.push(format!("mirror {name}: {trouble}")),
+        }
     }
     // A node that runs has installed everything.
     if apply && !is_taken(&settings.data_dir) {

@@ -130,3 +130,48 @@ fn pages_of_listed_origins_may_ask_and_others_may_not() {
     site.up();
     assert_eq!(ask("OPTIONS", "https://app.example").0, 403);
 }
+
+#[test]
+fn a_reader_over_a_websocket_gets_no_more_bytes_than_its_rate() {
+    use futures_util::StreamExt;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    let ground = Ground::new();
+    let mut site = ground.log_site("hub");
+    site.configure(None, ORDERS);
+    node_lines(
+        &site,
+        "tokens = [{ name = \"slow\", token_file = \"slow.token\", may = [\"read:*\"], rate = { bytes = \"20KiB/s\" } }, \
+         { name = \"free\", token_file = \"free.token\", may = [\"read:*\", \"append:*\"] }]\n",
+    );
+    for name in ["slow", "free"] {
+        std::fs::write(site.dir.join(format!("{name}.token")), format!("{name}-secret")).expect("written");
+    }
+    site.up();
+    // 120 KiB: a second's worth is saved up, and a piece is paid for afterwards.
+    let row = format!("{{\"row\":\"{}\"}}", "x".repeat(30_000));
+    for _ in 0..4 {
+        assert_eq!(post(&site, "orders/entries", &row, &[("Authorization", "Bearer free-secret")]).0, 201);
+    }
+    let read = |token: &str| {
+        let mut request = format!("ws://127.0.0.1:{}/v1/logs/orders/entries?after=0", site.port)
+            .into_client_request()
+            .expect("a request");
+        let value = format!("Bearer {token}-secret").parse().expect("a header");
+        request.headers_mut().insert("authorization", value);
+        let began = std::time::Instant::now();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("connects");
+            let mut entries = 0;
+            while entries < 4 {
+                let message = socket.next().await.expect("a message").expect("readable");
+                entries += usize::from(message.to_text().expect("text").contains("\"position\""));
+            }
+        });
+        began.elapsed()
+    };
+    let slow = read("slow");
+    // It took at least what is beyond a second's worth and the last piece; who has no rate does not wait for it.
+    assert!(slow >= Duration::from_millis(1_500), "{slow:?}");
+    read("free");
+}

@@ -325,3 +325,23 @@ fn a_token_opens_the_original() {
     wait("the entry", || get(&copy, "orders").1["tail"] == 1);
     assert!(!copy.log().contains("s3cret"), "a secret was logged");
 }
+
+#[test]
+fn check_asks_the_originals_of_mirrors() {
+    let ground = Ground::new();
+    let mut hub = node(&ground, "[log.orders]\nappend = true\npartitions = 2\n");
+    append(&hub, "orders", r#"{"key":"a","row":1}"#);
+    let mut copy = ground.log_site("copy");
+    copy.configure(None, &format!("{}{}", mirror_of(&hub, "orders"), mirror_of(&hub, "nothing")));
+    let check = || {
+        let output = copy.watershed(&["check"]);
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let told = check();
+    assert!(told.contains("mirror orders") && told.contains("with 1 entries in 2 partitions"), "{told}");
+    assert!(told.contains("mirror nothing: error[WS-MIRROR-004]"), "{told}");
+    assert!(!copy.data().exists(), "looking has left something");
+    hub.kill();
+    assert!(check().contains("mirror orders: error[WS-MIRROR-001]"));
+}
