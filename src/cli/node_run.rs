@@ -193,6 +193,11 @@ async fn renewed(node: &Node, known: [u8; 32], reloaded: &Config) -> bool {
     if reloaded.digest() != known {
         return false;
     }
+    // What views look at from now on has to be captured first.
+    let viewed = Settings::from_config(reloaded).map(|settings| settings.policy.viewed);
+    if viewed.is_ok_and(|viewed| viewed != node.shared.policy.viewed) {
+        return false;
+    }
     let changed = match node.shared.views.take_up().await {
         Ok(changed) => changed,
         Err(error) => {

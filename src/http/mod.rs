@@ -16,6 +16,7 @@ mod metrics;
 mod operate;
 mod server;
 mod views;
+mod views_changes;
 mod views_refused;
 mod waiting;
 mod wire;

@@ -450,6 +450,10 @@ pub const VIEW_SWITCH_WAIT: Duration = Duration::from_secs(5);
 pub const VIEW_ENTRY_SHOWN_BYTES: usize = 4 << 10;
 /// The file with a view's definition.
 pub const VIEW_SQL_BYTES_MAX: u64 = 1 << 20;
+/// Changes of a view's rows that are kept for whoever reads them.
+pub const VIEW_CHANGES_KEPT: u64 = 100_000;
+/// Changes of a view's rows that are read at once.
+pub const VIEW_CHANGES_AT_ONCE: usize = 500;
 /// Views of a node.
 pub const VIEWS_MAX: usize = 256;
 /// Orders that wait at a view.

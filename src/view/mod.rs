@@ -49,7 +49,9 @@ pub(crate) use snapshot::SnapshotWriter;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use spool::{Spools, Work};
 pub use store::{Chunk, InspectedTable, Inspection, TableReader};
-pub use stored::{Answer, AskError, Bounds, Question, StateDigest, ViewBuilds, ViewStore};
+pub use stored::{
+    Answer, AskError, Bounds, ChangesFrom, Question, RowChange, StateDigest, ViewBuilds, ViewChanges, ViewStore,
+};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use sums::RowSums;
 pub use waiting::{Needed, Token, TokenError, Unmet, Waiters, covers};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use thiserror::Error;
+use tokio::sync::mpsc;
 
 use super::machine::KeptDigests;
 use super::{View, ViewError};
@@ -40,6 +41,10 @@ pub trait ViewStore: Send + Sync {
     async fn passed(&self) -> Result<Vec<(Cursor, String)>, ViewError> {
         Ok(Vec::new())
     }
+    /// What changes in its tables, where that is kept.
+    fn changes(&self) -> Option<Arc<dyn ViewChanges>> {
+        None
+    }
     /// Makes what was applied so far durable, where the store puts that off.
     async fn persist(&self) -> Result<(), ViewError> {
         Ok(())
@@ -63,6 +68,46 @@ pub trait ViewBuilds: Send + Sync {
     async fn build(&self, afresh: bool) -> Result<Arc<dyn ViewStore>, ViewError>;
     /// The build becomes what answers, while nobody follows either; durable on return.
     async fn switch(&self) -> Result<Arc<dyn ViewStore>, ViewError>;
+}
+
+/// What changes in the tables of the build that answers: numbered 1, 2, 3…, the latest ones, for as long as it answers.
+#[async_trait]
+pub trait ViewChanges: Send + Sync {
+    /// The changes after a number, oldest first, at most so many.
+    async fn after(&self, number: u64, most: usize) -> Result<ChangesFrom, AskError>;
+    /// Every row of every table, in one snapshot, as changes from nothing. Begins with one of the operation `begin`, which has the
+    /// number of the last change that the snapshot contains, and in place of a table the build.
+    async fn rows(&self) -> mpsc::Receiver<Result<RowChange, AskError>>;
+}
+
+/// Some changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangesFrom {
+    /// Whose numbers they are: another build has others.
+    pub build: String,
+    /// Some of those asked for are not kept any more.
+    pub gone: bool,
+    /// In the order of their numbers.
+    pub changes: Vec<RowChange>,
+    /// The number of the last one that there is; 0 where there is none.
+    pub last: u64,
+}
+
+/// A row of a view that has changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowChange {
+    /// Its number.
+    pub number: u64,
+    /// As of where the view is with it: that of the commit.
+    pub cursor: String,
+    /// One of the view's tables.
+    pub table: String,
+    /// `insert`, `update`, `delete`; `row` or `begin` in a snapshot.
+    pub op: String,
+    /// The row before.
+    pub before: Option<serde_json::Value>,
+    /// The row after.
+    pub after: Option<serde_json::Value>,
 }
 
 /// What a reader wants to know.

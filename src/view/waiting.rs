@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::model::{Cursor, LogId, Position, limits};
 
@@ -137,11 +137,20 @@ struct State {
 /// # }
 /// ```
 #[derive(Default)]
-pub struct Waiters(Mutex<State>);
+pub struct Waiters {
+    state: Mutex<State>,
+    /// Counts how often the view has moved.
+    moved: watch::Sender<u64>,
+}
 
 impl Waiters {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes whenever the view has moved.
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     /// From now on nobody is answered before that has been reached in that log.
@@ -163,6 +172,7 @@ impl Waiters {
             state.waiting -= released.len();
             released
         };
+        self.moved.send_modify(|moved| *moved += 1);
         for told in released.into_values() {
             // Whoever has just given up does not need to be told.
             let _ = told.send(Ok(()));

@@ -33,6 +33,9 @@ pub struct ViewConfig {
     /// File with its definition: SQL, with `-- on insert TABLE` before the statements for a change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sql: Option<PathBuf>,
+    /// Whether what changes in its rows is kept for a while, for `GET /v1/views/NAME/changes`; by SQL in SQLite and in memory.
+    #[serde(default)]
+    pub changes: bool,
     /// Instead of SQL: how many entries and rows there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<CountSettings>,
@@ -163,6 +166,10 @@ fn definition(name: &str, view: &ViewConfig, check: &mut Check<'_>) {
     if let Some(second) = given.next() {
         let what = format!("[view.{name}] has several definitions: {first} and {second}");
         return check.fail(&["view", name, second], what, "a view is one thing", "keep one of them");
+    }
+    if first != "sql" && view.changes {
+        let what = format!("`view.{name}.changes` is set, and the view is made by `{first}`");
+        check.fail(&["view", name, "changes"], what, "changes are kept by views by SQL", "remove it");
     }
     if first == "sql" && view.store.is_none() {
         let what = format!("[view.{name}] does not say where it is kept");

@@ -282,6 +282,11 @@ impl One {
             | FollowError::Source(SourceError::Io(_)) => Broken::Again(error.to_string()),
             FollowError::Source(SourceError::Trimmed { asked, oldest }) => Broken::Ends(End::Trimmed { asked, oldest }),
             FollowError::Source(SourceError::Closed) => Broken::Ends(End::Stopped),
+            FollowError::View(error @ ViewError::Replaced { .. }) => Broken::Ends(End::Replaced(error.to_string())),
+            FollowError::View(ref view) if view.stops_at().is_some() => {
+                let position = view.stops_at().unwrap_or_default();
+                Broken::Ends(End::Failed { position, why: error.to_string() })
+            }
             FollowError::OtherLog { .. } => Broken::Ends(End::Parted(error.to_string())),
             other => failed(other.to_string()),
         }

@@ -213,34 +213,44 @@ impl Keeper {
 
     /// What answers does not go on.
     async fn stopped(&mut self, standing: &mut Standing, number: usize, end: End) {
-        if let End::Lost(why) = &end {
-            tracing::warn!("the store of the view {} is opened anew: {why}", self.view.name);
-            standing.live.end().await;
-            let Some(live) = self.open().await else { return };
-            *self.view.live.write().await = Some(live.clone());
-            self.goes_on();
-            standing.live = self.follow(&standing.feed, live, true).await;
-            return;
+        match &end {
+            End::Lost(why) => return self.reopen(standing, &why.clone()).await,
+            End::Replaced(why) => {
+                tracing::info!("the view {} is built anew: {why}", self.view.name);
+                if standing.building.is_none() {
+                    self.build(standing, false).await;
+                }
+            }
+            _ => {}
         }
-        if let Some(trouble) = self.trouble(standing, number, end).await {
+        let Some(trouble) = self.trouble(standing, number, end).await else { return };
+        if trouble.kind != "rebuilding" {
+            let (name, position) = (&self.view.name, trouble.position);
             tracing::error!(
-                "error[WS-VIEW-031]: the view {} stops at position {} of partition {number}: {} / do: correct its definition and send \
-                 the node SIGHUP; or `watershed view skip {} --position {}`",
-                self.view.name,
-                trouble.position,
+                "error[WS-VIEW-031]: the view {name} stops at position {position} of partition {number}: {} / do: correct its definition \
+                 and send the node SIGHUP; or `watershed view skip {name} --position {position}`",
                 trouble.why,
-                self.view.name,
-                trouble.position
             );
-            self.view.waiters.fail(unmet_by(&trouble));
-            self.view.figures().trouble = Some(trouble);
         }
+        self.view.waiters.fail(unmet_by(&trouble));
+        self.view.figures().trouble = Some(trouble);
+    }
+
+    async fn reopen(&mut self, standing: &mut Standing, why: &str) {
+        tracing::warn!("the store of the view {} is opened anew: {why}", self.view.name);
+        standing.live.end().await;
+        let Some(live) = self.open().await else { return };
+        *self.view.live.write().await = Some(live.clone());
+        self.goes_on();
+        standing.live = self.follow(&standing.feed, live, true).await;
     }
 
     /// What is being built does not go on.
     async fn unbuilt(&mut self, standing: &mut Standing, number: usize, end: End) {
-        if let End::Lost(_) = end {
-            return self.build(standing, false).await;
+        match end {
+            End::Lost(_) => return self.build(standing, false).await,
+            End::Replaced(_) => return self.build(standing, true).await,
+            _ => {}
         }
         if let Some(trouble) = self.trouble(standing, number, end).await {
             tracing::error!(
@@ -262,6 +272,7 @@ impl Keeper {
                 let why = format!("position {asked} is not in the log any more; the oldest that is there is {oldest}");
                 ("trimmed", asked, why)
             }
+            End::Replaced(why) => ("rebuilding", standing.live.parts[partition].position(), why),
             End::Parted(why) => {
                 ("failed", Position::ZERO, format!("{why}; the log or the store was restored or copied"))
             }

@@ -1,16 +1,19 @@
 //! From the configuration to views: definitions are read here, and stores are named.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::settings::ViewSettings;
 use super::views_dir;
-use crate::model::TableName;
-use crate::node::config::{Config, ConfigError, ViewConfig};
+use crate::model::{TableName, limits};
+use crate::node::config::{Config, ConfigError, DatabaseUrl, ViewConfig, ViewStoreUrl};
 use crate::node::settings::{Exit, NodeError};
+use crate::sqlite::{SqlitePlace, SqliteViewOptions, SqliteViews};
 use crate::view::ViewBuilds;
 use crate::view::plain::{Plain, PlainSettings};
+use crate::view::sql::{Definition, Dialect};
 
 /// How often a state in memory is saved, where nothing is said.
 const PERSIST_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
@@ -20,20 +23,51 @@ const PERSIST_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 enum Made {
     /// Without SQL, in memory.
     Plain { folder: PathBuf, name: String, settings: PlainSettings },
+    /// By a file of SQL.
+    Sql { name: String, file: PathBuf, place: Place, changes: bool },
+}
+
+/// Where a view by SQL is kept.
+#[derive(Clone)]
+enum Place {
+    Sqlite(SqlitePlace),
+}
+
+impl Place {
+    fn of(config: &Config, name: &str, store: &ViewStoreUrl) -> Result<Place, ConfigError> {
+        let saved = || views_dir(&config.node.data_dir).join(format!("{name}.db"));
+        match store {
+            ViewStoreUrl::Memory => Ok(Place::Sqlite(SqlitePlace::Memory(saved()))),
+            ViewStoreUrl::Database(DatabaseUrl::Sqlite(path)) => Ok(Place::Sqlite(SqlitePlace::File(path.clone()))),
+            ViewStoreUrl::Database(DatabaseUrl::Postgres(_)) => Err(config.mistake_in(
+                &format!("view.{name}.store"),
+                "views in PostgreSQL are not available in this version",
+                "a view is kept in SQLite, or in memory",
+                "write store = \"sqlite:views.db\"",
+            )),
+        }
+    }
+
+    fn dialect(&self) -> Dialect {
+        match self {
+            Place::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
 }
 
 impl Made {
-    /// By its section.
+    /// By its section, whose combinations have been checked when the file was read.
     fn of(config: &Config, name: &str, view: &ViewConfig) -> Result<Made, ConfigError> {
         let folder = views_dir(&config.node.data_dir);
-        let made = match view.plain() {
-            Some(settings) => Made::Plain { folder, name: name.into(), settings },
-            None => {
-                let (what, why) = ("views by SQL are not available in this version", "`sql` asks for one");
-                return Err(config.mistake_in(&format!("view.{name}.sql"), what, why, "write count, latest or reduce"));
-            }
-        };
-        Ok(made)
+        Ok(match (view.plain(), &view.sql) {
+            (Some(settings), _) => Made::Plain { folder, name: name.into(), settings },
+            (None, file) => Made::Sql {
+                name: name.into(),
+                file: file.clone().unwrap_or_default(),
+                place: Place::of(config, name, view.store.as_ref().unwrap_or(&ViewStoreUrl::Memory))?,
+                changes: view.changes,
+            },
+        })
     }
 
     /// The tables that it looks at; `None`: all.
@@ -45,6 +79,10 @@ impl Made {
                 let tables = tables.map_err(|error: crate::model::TableNameError| error.to_string())?;
                 Ok((!tables.is_empty()).then_some(tables))
             }
+            Made::Sql { file, place, .. } => {
+                let definition = definition(file, place.dialect())?;
+                Ok(Some(definition.tables().into_iter().cloned().collect()))
+            }
         }
     }
 
@@ -54,8 +92,35 @@ impl Made {
                 let builds = Plain::builds(folder, name, settings.clone()).map_err(|error| unusable(name, &error))?;
                 Ok(Arc::new(builds))
             }
+            Made::Sql { name, file, place, changes } => {
+                let definition = definition(file, place.dialect()).map_err(|why| unusable(name, &why))?;
+                let definition = Arc::new(definition);
+                match place {
+                    Place::Sqlite(place) => {
+                        let options = SqliteViewOptions::new(name.clone(), definition, place.clone());
+                        Ok(Arc::new(SqliteViews::new(SqliteViewOptions { changes: *changes, ..options })))
+                    }
+                }
+            }
         }
     }
+}
+
+/// A definition as it stands now; the error says where it is wrong.
+fn definition(file: &Path, dialect: Dialect) -> Result<Definition, String> {
+    let text = read(file)?;
+    Definition::parse(&file.display().to_string(), &text, dialect).map_err(|error| error.to_string())
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(limits::VIEW_SQL_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limits::VIEW_SQL_BYTES_MAX {
+        return Err(format!("{} has more than {} bytes", path.display(), limits::VIEW_SQL_BYTES_MAX));
+    }
+    String::from_utf8(bytes).map_err(|error| format!("{} is not UTF-8 text: {error}", path.display()))
 }
 
 fn unusable(name: &str, why: &dyn std::fmt::Display) -> NodeError {

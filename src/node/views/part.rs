@@ -24,6 +24,8 @@ pub(super) enum End {
     Parted(String),
     /// The store has to be opened anew.
     Lost(String),
+    /// The rows of a table are other ones: the view is built anew from what they are now.
+    Replaced(String),
 }
 
 #[derive(Clone, Debug, Default)]

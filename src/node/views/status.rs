@@ -128,7 +128,7 @@ impl Viewed {
         let parts: Vec<PartStatus> = parts.collect();
         let building = (figures.building.is_some() || figures.building_trouble.is_some())
             .then(|| build(figures.building.as_ref(), self.wanted().to_string(), figures.building_trouble.as_ref()));
-        let stopped = figures.trouble.as_ref().filter(|trouble| trouble.kind != "away");
+        let stopped = figures.trouble.as_ref().filter(|trouble| !trouble.passes());
         ViewStatus {
             name: self.name.to_string(),
             log: self.settings.log.to_string(),
@@ -153,6 +153,7 @@ impl Viewed {
     fn state(&self, figures: &Figures) -> &'static str {
         match (&figures.trouble, &figures.live) {
             (Some(trouble), _) if trouble.kind == "away" => "waiting",
+            (Some(trouble), _) if trouble.kind == "rebuilding" => "building",
             (Some(trouble), _) => trouble.kind,
             (None, None) => "waiting",
             (None, Some(_)) if away(figures).is_some() => "waiting",
@@ -167,7 +168,7 @@ impl Viewed {
 
 /// Why it waits.
 fn away(figures: &Figures) -> Option<String> {
-    let opening = figures.trouble.as_ref().filter(|trouble| trouble.kind == "away").map(|trouble| trouble.why.clone());
+    let opening = figures.trouble.as_ref().filter(|trouble| trouble.passes()).map(|trouble| trouble.why.clone());
     let parts = figures.live.iter().flat_map(|live| live.parts.iter());
     opening.or_else(|| parts.filter_map(|part| part.state().away.clone()).next())
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::{RwLock, RwLockReadGuard, mpsc};
+use tokio::sync::{RwLock, mpsc, watch};
 
 use super::orders::Order;
 use super::part::PartBoard;
@@ -15,7 +15,8 @@ use crate::model::{Cursor, Fingerprint, Position, limits};
 use crate::node::feeds::{Feed, joined};
 use crate::node::shared::Shared;
 use crate::view::{
-    Answer, AskError, Bounds, Needed, Question, StateDigest, Token, Unmet, ViewBuilds, ViewStore, Waiters, covers,
+    Answer, AskError, Bounds, Needed, Question, StateDigest, Token, Unmet, ViewBuilds, ViewChanges, ViewStore, Waiters,
+    covers,
 };
 
 /// Between two looks at a store that has less than it had.
@@ -90,13 +91,20 @@ impl Running {
 /// Why a view does not go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
-    /// `failed`, `trimmed` or `away`.
+    /// `failed`, `trimmed`, `rebuilding` or `away`; the last two pass by themselves.
     pub kind: &'static str,
     pub partition: usize,
     pub position: Position,
     pub why: String,
     /// The entry at which it failed, as JSON.
     pub entry: Option<String>,
+}
+
+impl Trouble {
+    /// Whether it passes by itself.
+    pub(super) fn passes(&self) -> bool {
+        matches!(self.kind, "away" | "rebuilding")
+    }
 }
 
 #[derive(Clone, Default)]
@@ -189,8 +197,15 @@ impl Viewed {
         let ready = self.ready(shared, asked, until).await?;
         loop {
             let answer = {
-                let live = self.open().await?;
-                live.as_ref().ok_or_else(closed)?.ask(question, bounds).await?
+                let live = self.live.read().await;
+                match live.as_ref() {
+                    Some(live) => live.ask(question, bounds).await?,
+                    None => {
+                        drop(live);
+                        self.again(until).await?;
+                        continue;
+                    }
+                }
             };
             // A store that has been set back has less for a moment than it had when it was looked at.
             if covers(&answer.cursors, &ready.needed) {
@@ -210,9 +225,15 @@ impl Viewed {
         let ready = self.ready(shared, asked, until).await?;
         loop {
             let digest = {
-                let live = self.open().await?;
-                let live = live.as_ref().ok_or_else(closed)?;
-                live.digest().await.map_err(|error| AskError::Failed(error.to_string()))?
+                let live = self.live.read().await;
+                match live.as_ref() {
+                    Some(live) => live.digest().await.map_err(|error| AskError::Failed(error.to_string()))?,
+                    None => {
+                        drop(live);
+                        self.again(until).await?;
+                        continue;
+                    }
+                }
             };
             if covers(&digest.cursors, &ready.needed) {
                 let cursor = self.cursor(&digest.cursors);
@@ -232,6 +253,20 @@ impl Viewed {
         Ok(Told { what: (), cursor: self.cursor(&self.reached()), stale: ready.stale })
     }
 
+    /// What changes in its rows, where that is kept.
+    ///
+    /// # Errors
+    /// Its store has not answered yet.
+    pub async fn changes(&self) -> Result<Option<Arc<dyn ViewChanges>>, Unmet> {
+        let live = self.live.read().await;
+        Ok(live.as_ref().ok_or_else(closed)?.changes())
+    }
+
+    /// Changes whenever it has moved.
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.waiters.moved()
+    }
+
     /// How far it has come.
     pub fn reached(&self) -> Vec<Cursor> {
         let parts = self.figures().live.as_ref().map(|live| live.parts.clone());
@@ -246,10 +281,6 @@ impl Viewed {
             known.copied().unwrap_or_else(|| partition.log.cursor_at(Position::ZERO))
         });
         joined(&parts.collect::<Vec<_>>())
-    }
-
-    async fn open(&self) -> Result<RwLockReadGuard<'_, Option<Arc<dyn ViewStore>>>, Unmet> {
-        Ok(self.live.read().await)
     }
 
     async fn again(&self, until: tokio::time::Instant) -> Result<(), Unmet> {
@@ -273,7 +304,7 @@ impl Viewed {
     }
 
     async fn met(&self, shared: &Shared, asked: &Asked, until: tokio::time::Instant) -> Result<Needed, Unmet> {
-        let Some(feed) = self.feed() else { return Err(Unmet::NotYet(self.log_missing())) };
+        let feed = self.log_there(until).await?;
         let mut needed = self.waiters.seen();
         for token in &asked.tokens {
             for (log, position) in tokens::needed(shared, &feed, token, until).await? {
@@ -310,8 +341,17 @@ impl Viewed {
         live.fresh && !self.waiters.has(&Needed::new())
     }
 
-    fn log_missing(&self) -> String {
-        format!(": its log {} is not there yet", self.settings.log)
+    /// Its log; that of a feed elsewhere is there once that has been reached.
+    async fn log_there(&self, until: tokio::time::Instant) -> Result<Arc<Feed>, Unmet> {
+        loop {
+            if let Some(feed) = self.feed() {
+                return Ok(feed);
+            }
+            if tokio::time::Instant::now() + AGAIN > until {
+                return Err(Unmet::NotYet(format!(": its log {} is not there yet", self.settings.log)));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// Why, after the time has passed.
@@ -342,6 +382,7 @@ pub(super) fn unmet_by(trouble: &Trouble) -> Unmet {
     let words = format!("at position {} of partition {}: {}", trouble.position, trouble.partition, trouble.why);
     match trouble.kind {
         "trimmed" => Unmet::Trimmed(words),
+        "rebuilding" => Unmet::Rebuilding(trouble.why.clone()),
         "away" => Unmet::NotYet(format!(": {}", trouble.why)),
         _ => Unmet::Failed(words),
     }

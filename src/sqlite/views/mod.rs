@@ -4,6 +4,7 @@ mod answer;
 mod ask;
 mod builds;
 mod carry;
+mod changes;
 mod check;
 mod digest;
 mod guard;

@@ -21,6 +21,8 @@ pub(super) struct Opened {
     pub meta: Meta,
     pub program: Program,
     pub sqls: Vec<String>,
+    /// Whether it notes what changes in the view's tables.
+    pub changes: bool,
 }
 
 /// Why a file is not opened.
@@ -98,8 +100,13 @@ pub(super) fn open(
     };
     let program = Program::new(definition);
     let sqls = check::prepare(&mut conn, &program.script).map_err(|unfit| unfit.into_view(fail))?;
+    // What is being built changes for nobody.
+    let changes = options.changes && kept;
+    if changes {
+        super::changes::install(&conn).map_err(fail)?;
+    }
     conn.execute_batch("COMMIT").map_err(fail)?;
-    Ok(Opened { conn, meta, program, sqls })
+    Ok(Opened { conn, meta, program, sqls, changes })
 }
 
 /// Why a database that is no view's is left alone.

@@ -84,7 +84,11 @@ impl Part {
     ) -> Result<(), ViewError> {
         let fail = |error| self.shared.fail(error);
         writer.conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([])).map_err(fail)?;
-        let done = self.fenced(&writer.conn).and_then(|()| self.carry(writer, work, batch, spools)).and_then(|()| {
+        let begun = self.fenced(&writer.conn).and_then(|()| match self.shared.changes {
+            true => super::changes::begin(&writer.conn, upto).map_err(fail),
+            false => Ok(()),
+        });
+        let done = begun.and_then(|()| self.carry(writer, work, batch, spools)).and_then(|()| {
             meta::set_cursor(&writer.conn, upto).map_err(fail)?;
             writer.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])).map_err(fail)
         });

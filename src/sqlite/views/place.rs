@@ -31,12 +31,20 @@ pub struct SqliteViewOptions {
     pub place: SqlitePlace,
     /// How long a lock of another connection is waited for.
     pub busy_timeout: Duration,
+    /// What changes in the view's tables is kept for a while.
+    pub changes: bool,
 }
 
 impl SqliteViewOptions {
     /// With the usual patience.
     pub fn new(name: impl Into<String>, definition: Arc<Definition>, place: SqlitePlace) -> SqliteViewOptions {
-        SqliteViewOptions { name: name.into(), definition, place, busy_timeout: limits::DATABASE_BUSY_TIMEOUT }
+        SqliteViewOptions {
+            name: name.into(),
+            definition,
+            place,
+            busy_timeout: limits::DATABASE_BUSY_TIMEOUT,
+            changes: false,
+        }
     }
 
     /// The kind of store, which is part of what a view is.

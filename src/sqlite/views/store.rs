@@ -16,7 +16,7 @@ use super::place::{self, SqlitePlace};
 use super::readers::Readers;
 use crate::model::{Cursor, Fingerprint, LogId, Position};
 use crate::sqlite::apply::blocking;
-use crate::view::{Answer, AskError, Bounds, Program, Question, StateDigest, View, ViewError, ViewStore};
+use crate::view::{Answer, AskError, Bounds, Program, Question, StateDigest, View, ViewChanges, ViewError, ViewStore};
 
 /// A build of a SQL view in SQLite.
 pub struct SqliteViewStore {
@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub readers: Option<Readers>,
     /// Where memory is written to.
     pub saved: Option<PathBuf>,
+    /// Whether it notes what changes in the view's tables.
+    pub changes: bool,
 }
 
 /// The connection that writes.
@@ -89,7 +91,7 @@ impl Shared {
 
 impl SqliteViewStore {
     pub(super) fn new(opened: Opened, place: &SqlitePlace, wait: std::time::Duration) -> SqliteViewStore {
-        let Opened { conn, meta, program, sqls } = opened;
+        let Opened { conn, meta, program, sqls, changes } = opened;
         let (path, saved, readers) = match place {
             SqlitePlace::File(path) => (path, None, Some(Readers::new(path.clone(), wait))),
             SqlitePlace::Memory(path) => (path, Some(path.clone()), None),
@@ -102,6 +104,7 @@ impl SqliteViewStore {
             writer: Mutex::new(Writer { conn, program, sqls, defs: Defs::default() }),
             readers,
             saved,
+            changes,
         };
         SqliteViewStore { shared: Arc::new(shared) }
     }
@@ -143,6 +146,11 @@ impl ViewStore for SqliteViewStore {
 
     async fn passed(&self) -> Result<Vec<(Cursor, String)>, ViewError> {
         blocking(|| meta::passed(&self.shared.writer().conn).map_err(|error| self.shared.fail(error)))
+    }
+
+    fn changes(&self) -> Option<Arc<dyn ViewChanges>> {
+        let kept = self.shared.changes;
+        kept.then(|| Arc::new(super::changes::Changes(self.shared.clone())) as Arc<dyn ViewChanges>)
     }
 
     async fn persist(&self) -> Result<(), ViewError> {

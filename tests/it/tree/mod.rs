@@ -23,7 +23,7 @@ mod owners;
 mod parents;
 mod parking;
 mod pgbench;
-mod postgres;
+pub mod postgres;
 mod restores;
 mod retention;
 mod servers;

@@ -2,8 +2,13 @@
 
 mod bed;
 mod calls;
+mod changes;
+mod clients;
+mod elsewhere;
 mod plain;
 mod reading;
 mod rebuild;
+mod sql;
+mod tables;
 mod tokens;
 mod trouble;

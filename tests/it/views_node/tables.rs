@@ -1,15 +1,11 @@
 //! Views of `main`: of the tables of a node's database, from what they have on.
 
-use std::sync::LazyLock;
-
 use serde_json::json;
-use watershed::testing::postgres::Cluster;
 
 use super::calls::ask;
 use super::sql::write;
+use crate::tree::postgres::CLUSTER;
 use crate::tree::site::{Ground, Site, wait};
-
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::new);
 
 const SCHEMA: &str = "create table orders (id integer primary key, customer text not null, amount integer not null);
     insert into orders values (1, 'ada', 10), (2, 'bob', 20), (3, 'ada', 30);";
