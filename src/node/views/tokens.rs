@@ -2,15 +2,21 @@
 
 use tokio::time::Instant;
 
-use crate::model::{Cursor, LinkId, LogId, Position, SourceCursor};
+use crate::model::{Cursor, LinkId, LogId, Position, SourceCursor, TableName};
 use crate::node::feeds::Feed;
 use crate::node::shared::Shared;
 use crate::postgres::captured_lsn;
 use crate::postgres::replication::Lsn;
-use crate::view::{Needed, Token, Unmet};
+use crate::view::{Lane, LaneState, Needed, Token, Unmet};
 
 /// What a view of that log must have for a token; waits until the log has it, where it comes from elsewhere.
-pub(super) async fn needed(shared: &Shared, feed: &Feed, token: &Token, until: Instant) -> Result<Needed, Unmet> {
+pub(super) async fn needed(
+    shared: &Shared,
+    feed: &Feed,
+    tables: Option<&[TableName]>,
+    token: &Token,
+    until: Instant,
+) -> Result<Needed, Unmet> {
     match token {
         Token::Latest => Ok(tails(feed)),
         Token::Cursors(cursors) => {
@@ -18,7 +24,7 @@ pub(super) async fn needed(shared: &Shared, feed: &Feed, token: &Token, until: I
             for cursor in cursors {
                 let found = match feed.partition_with(cursor.log) {
                     Some(number) => own(feed, number, *cursor)?,
-                    None => travelled(shared, feed, *cursor, until).await?,
+                    None => travelled(shared, feed, tables, *cursor, until).await?,
                 };
                 for (log, position) in found {
                     let known = needed.entry(log).or_insert(position);
@@ -58,7 +64,13 @@ pub(super) fn still_valid(feed: &Feed, token: &Token) -> Result<(), Unmet> {
 }
 
 /// A cursor of another node's log: what this node's log has, once that has travelled here so far.
-async fn travelled(shared: &Shared, feed: &Feed, cursor: Cursor, until: Instant) -> Result<Needed, Unmet> {
+async fn travelled(
+    shared: &Shared,
+    feed: &Feed,
+    tables: Option<&[TableName]>,
+    cursor: Cursor,
+    until: Instant,
+) -> Result<Needed, Unmet> {
     let other = |why: &str| Unmet::Unknown(format!("the token is of the log {}, {why}", cursor.log));
     if &*feed.name != "main" {
         return Err(other(&format!("and the view is one of {}", feed.name)));
@@ -80,7 +92,26 @@ async fn travelled(shared: &Shared, feed: &Feed, cursor: Cursor, until: Instant)
             });
         }
     }
+    // Rows of a first copy come beside the log; `copied`, which stands in it behind them, has the view built anew.
+    while let Some(table) = arriving(shared, tables) {
+        if Instant::now() + COPY_LOOK > until {
+            return Err(Unmet::Rebuilding(format!("the table {table} is being copied to this node")));
+        }
+        tokio::time::sleep(COPY_LOOK).await;
+    }
     Ok(tails(feed))
+}
+
+/// Between two looks at whether a table is still being copied.
+const COPY_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// One of the tables of which not everything that has been sent is here.
+fn arriving(shared: &Shared, tables: Option<&[TableName]>) -> Option<TableName> {
+    let wanted = |table: &TableName| tables.is_none_or(|tables| tables.contains(table));
+    let uncopied = shared.uncopied().into_iter().map(|(table, _)| table).find(wanted);
+    let state = shared.database.as_ref().map(|database| database.state.borrow().lanes.clone());
+    let arriving = |lane: &Lane| matches!(lane.state, LaneState::Copying { .. } | LaneState::Replaying { .. });
+    uncopied.or_else(|| state?.into_iter().filter(arriving).map(|lane| lane.table).find(wanted))
 }
 
 /// What the log has, once the capture of this node's database has passed that place of its server's log.

@@ -258,8 +258,13 @@ impl Viewed {
     /// # Errors
     /// Its store has not answered yet.
     pub async fn changes(&self) -> Result<Option<Arc<dyn ViewChanges>>, Unmet> {
-        let live = self.live.read().await;
-        Ok(live.as_ref().ok_or_else(closed)?.changes())
+        let until = tokio::time::Instant::now() + limits::VIEW_WAIT_DEFAULT;
+        loop {
+            if let Some(live) = self.live.read().await.as_ref() {
+                return Ok(live.changes());
+            }
+            self.again(until).await?;
+        }
     }
 
     /// Changes whenever it has moved.
@@ -307,7 +312,7 @@ impl Viewed {
         let feed = self.log_there(until).await?;
         let mut needed = self.waiters.seen();
         for token in &asked.tokens {
-            for (log, position) in tokens::needed(shared, &feed, token, until).await? {
+            for (log, position) in tokens::needed(shared, &feed, self.settings.tables.as_deref(), token, until).await? {
                 let known = needed.entry(log).or_insert(position);
                 *known = position.max(*known);
             }
@@ -371,10 +376,6 @@ impl Viewed {
 struct Ready {
     needed: Needed,
     stale: bool,
-}
-
-fn closed() -> Unmet {
-    Unmet::NotYet(": its store has not answered yet".into())
 }
 
 /// What readers are told of a view that does not go on.
