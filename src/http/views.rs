@@ -185,18 +185,22 @@ pub async fn show(State(node): Shared, Path(name): Path<String>, options: Option
         Ok(view) => view,
         Err(refused) => return *refused,
     };
-    let waits = options.as_ref().is_ok_and(|Query(wanted)| wanted.after.is_some() || wanted.consistency.is_some())
-        || options.is_err();
-    if waits {
+    let asks = |Query(wanted): &Query<Wanted>| {
+        wanted.after.is_some() || wanted.at.is_some() || wanted.consistency.is_some() || headers.contains_key(CURSOR)
+    };
+    let mut cursor = None;
+    if options.as_ref().map_or(true, asks) {
         let asked = match asked(options, &headers) {
             Ok(asked) => asked,
             Err(refused) => return *refused,
         };
-        if let Err(unmet) = view.wait(&node.shared, &asked).await {
-            return refused(view, &unmet.into());
+        match view.wait(&node.shared, &asked).await {
+            Ok(told) => cursor = Some(told.cursor),
+            Err(unmet) => return refused(view, &unmet.into()),
         }
     }
-    let status = view.status();
+    let mut status = view.status();
+    status.cursor = cursor.unwrap_or(status.cursor);
     let mut body = json!(status);
     body["schema"] = 1.into();
     with_cursor(Json(body).into_response(), &status.cursor)

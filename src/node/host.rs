@@ -410,9 +410,10 @@ impl Host for NodeHost {
 
     fn heads(&self) -> Vec<Head> {
         let shared = &self.0;
-        let tail = *shared.log.tail().borrow();
-        let own = Head { node: shared.me(), cursor: shared.log.cursor_at(tail), time: Timestamp::now() };
+        // First the others: what they speak of is in the log up to the tail that is read behind them.
         let others = shared.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let cursor = shared.log.cursor_at(*shared.log.tail().borrow());
+        let own = Head { node: shared.me(), cursor, time: Timestamp::now() };
         others.values().cloned().chain([own]).collect()
     }
 
@@ -431,10 +432,7 @@ impl Host for NodeHost {
                 // What has gone a longer way is older.
                 Some(before) if before.time > head.time && before.cursor.position >= head.cursor.position => {}
                 None if !room => {}
-                _ => {
-                    shared.arrived.reached(head.cursor);
-                    known.insert(head.node.log, head);
-                }
+                _ => drop((shared.arrived.reached(head.cursor), known.insert(head.node.log, head))),
             }
         }
         drop(known);

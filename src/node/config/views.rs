@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::check::Check;
 use super::sections::rebase;
 use super::{Config, DatabaseUrl, Period, ViewStoreUrl, nearest};
+use crate::model::limits;
 use crate::view::plain::{CountSettings, LatestSettings, PlainSettings, ReduceSettings};
 
 /// `[view.NAME]`: a view of a log. Its definition is a file of SQL.
@@ -100,6 +101,10 @@ impl ViewConfig {
 
 /// Adds every mistake found in the sections of views.
 pub(super) fn check(config: &Config, check: &mut Check<'_>) {
+    if config.view.len() > limits::VIEWS_MAX {
+        let what = format!("there are more than {} views", limits::VIEWS_MAX);
+        check.fail(&["view"], what, "each follows its log on its own", "have one view keep several tables");
+    }
     for (name, view) in &config.view {
         let at = |key: &'static str| ["view", name.as_str(), key];
         let places = [("token_env", view.token_env.is_some()), ("token_file", view.token_file.is_some())];

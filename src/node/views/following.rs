@@ -122,6 +122,12 @@ impl Following {
         self.parts.iter().map(|part| part.tail().0.saturating_sub(part.position().0)).sum()
     }
 
+    /// Whether every partition that has something has been begun with; of tables their rows are there then.
+    pub(super) fn has_begun(&self, with_tables: bool) -> bool {
+        let begun = |part: &Arc<PartBoard>| part.position() > Position::ZERO;
+        self.parts.iter().all(|part| begun(part) || !with_tables && part.tail() == Position::ZERO)
+    }
+
     /// Whether it has come that far.
     pub(super) fn has(&self, needed: &Needed) -> bool {
         let reached = self.reached();
@@ -220,7 +226,8 @@ impl One {
             stop: self.stop.clone(),
         };
         let mut cursor = self.begins(&mut part).await?;
-        if cursor.is_none()
+        // Parts of the rows may have come before it was broken off; only with the last one it stands behind position 0.
+        if cursor.is_none_or(|at| at.position == Position::ZERO)
             && let Some(first) = &self.first
         {
             cursor = self.tables(first, &mut part).await?;
@@ -254,7 +261,13 @@ impl One {
 
     /// The rows of the tables at a position, as inserts of one large transaction there.
     async fn tables(&self, first: &First, part: &mut Part) -> Result<Option<Cursor>, Broken> {
-        let failed = |error: ViewError| self.broken(error.into());
+        // None of them is an entry of the log, so none can be passed over.
+        let failed = |error: ViewError| match self.broken(error.into()) {
+            Broken::Ends(End::Failed { why, .. }) => {
+                Broken::Ends(End::Failed { position: Position::ZERO, why: format!("the rows of its tables: {why}") })
+            }
+            other => other,
+        };
         let mut rows = first.rows().await.map_err(Broken::Again)?;
         tracing::info!(
             "the view {} begins with {} rows of its tables, at position {}",

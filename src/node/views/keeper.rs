@@ -33,6 +33,8 @@ pub(super) struct Standing {
     /// The build is tried again then.
     pub again: Option<(tokio::time::Instant, u32)>,
     pub persisted: Instant,
+    /// What of a state in memory would be there after a crash.
+    pub saved: Needed,
 }
 
 impl Keeper {
@@ -62,7 +64,7 @@ impl Keeper {
     }
 
     /// The log, once it is there.
-    async fn feed(&self) -> Option<Arc<Feed>> {
+    async fn feed(&mut self) -> Option<Arc<Feed>> {
         let mut made = self.shared.feeds.made();
         loop {
             made.mark_unchanged();
@@ -72,6 +74,10 @@ impl Keeper {
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 changed = made.changed() => if changed.is_err() { return None },
+                order = self.inbox.recv() => match order? {
+                    Order::TakeUp(builds) => self.wants(builds),
+                    Order::Rebuild(_, reply) | Order::PassOver { reply, .. } => refuse(reply, "its log is not there yet"),
+                },
             }
         }
     }
@@ -94,8 +100,9 @@ impl Keeper {
             if self.view.figures().trouble.as_ref() != Some(&trouble) {
                 tracing::error!("the view {} cannot be opened: {error}; it is tried again", self.view.name);
             }
-            if trouble.kind != "away" {
-                self.view.waiters.fail(unmet_by(&trouble));
+            match trouble.kind {
+                "away" => self.view.waiters.recover(),
+                _ => self.view.waiters.fail(unmet_by(&trouble)),
             }
             let wait = RETRY.wait(failed, trouble.kind == "away", rand::random());
             self.view.figures().trouble = Some(trouble);
@@ -115,7 +122,8 @@ impl Keeper {
         *self.view.live.write().await = Some(live.clone());
         self.goes_on();
         let live = self.follow(&feed, live, true).await;
-        let mut standing = Standing { feed, live, building: None, again: None, persisted: Instant::now() };
+        let saved = cursors(&live).await;
+        let mut standing = Standing { feed, live, building: None, again: None, persisted: Instant::now(), saved };
         if standing.live.store.definition() != self.builds.wanted() {
             self.build(&mut standing, false).await;
         }
@@ -138,7 +146,7 @@ impl Keeper {
     }
 
     async fn follow(&self, feed: &Arc<Feed>, store: Arc<dyn ViewStore>, live: bool) -> Following {
-        let fresh = store.cursors().await.is_ok_and(|cursors| cursors.is_empty());
+        let fresh = store.cursors().await.is_ok_and(|cursors| cursors.iter().all(|at| at.position == Position::ZERO));
         let first = self.first();
         let role = match live {
             true => Role { waiters: Some(self.view.waiters.clone()), share: None, first },
@@ -242,7 +250,11 @@ impl Keeper {
         let Some(live) = self.open().await else { return };
         *self.view.live.write().await = Some(live.clone());
         self.goes_on();
+        let is_wanted = live.definition() == self.builds.wanted();
         standing.live = self.follow(&standing.feed, live, true).await;
+        if !is_wanted && standing.building.is_none() {
+            self.build(standing, false).await;
+        }
     }
 
     /// What is being built does not go on.
@@ -287,7 +299,8 @@ impl Keeper {
     /// What is built takes the place of what answers, if it has nearly everything.
     pub(super) async fn replace(&mut self, standing: &mut Standing) {
         let Some(mut building) = standing.building.take() else { return };
-        if self.view.figures().building_trouble.is_some() || building.left() > limits::VIEW_SWITCH_ENTRIES {
+        let far = building.left() > limits::VIEW_SWITCH_ENTRIES || !building.has_begun(self.first().is_some());
+        if far || self.view.figures().building_trouble.is_some() {
             standing.building = Some(building);
             return;
         }
@@ -301,20 +314,17 @@ impl Keeper {
             return;
         }
         building.end().await;
-        let switched = {
-            let mut live = self.view.live.write().await;
-            let switched = self.builds.switch().await;
-            if let Ok(store) = &switched {
-                *live = Some(store.clone());
-            }
-            switched
-        };
+        let switched = self.builds.switch().await;
+        if let Ok(store) = &switched {
+            *self.view.live.write().await = Some(store.clone());
+        }
         self.give_up(standing).await;
         match switched {
             Ok(store) => {
                 tracing::info!("the view {} answers by its new definition {}", self.view.name, store.definition());
                 self.goes_on();
                 standing.live = self.follow(&standing.feed, store, true).await;
+                standing.saved = old;
             }
             Err(error) => {
                 tracing::error!("the view {} is not switched: {error}; it is tried again", self.view.name);

@@ -9,6 +9,7 @@ use crate::log::Limit;
 use crate::model::{Position, limits};
 use crate::node::entry_json::write_entry;
 use crate::node::feeds::Feed;
+use crate::view::Needed;
 
 impl Keeper {
     /// Once a second: how quickly it goes, what is to be kept for it, what is to be saved.
@@ -27,15 +28,18 @@ impl Keeper {
                 self.view.name
             );
         }
-        pin(&standing.feed, &self.who(), &standing.live, trimmed);
+        let in_memory = self.view.settings.persist_every.is_some();
+        pin(&standing.feed, &self.who(), &standing.live, trimmed, in_memory.then_some(&standing.saved));
         if let Some(building) = &standing.building {
-            pin(&standing.feed, &format!("{} (being built)", self.who()), building, false);
+            pin(&standing.feed, &format!("{} (being built)", self.who()), building, false, None);
         }
         let due = self.view.settings.persist_every.is_some_and(|every| standing.persisted.elapsed() >= every);
         if due {
             standing.persisted = Instant::now();
-            if let Err(error) = standing.live.store.persist().await {
-                tracing::warn!("the view {} is not saved: {error}; it is tried again", self.view.name);
+            let reached = standing.live.reached();
+            match standing.live.store.persist().await {
+                Ok(()) => standing.saved = reached,
+                Err(error) => tracing::warn!("the view {} is not saved: {error}; it is tried again", self.view.name),
             }
         }
         if standing.again.is_some_and(|(at, _)| at <= tokio::time::Instant::now()) {
@@ -59,13 +63,18 @@ fn looked_at(running: &mut Running) {
     running.seen = seen;
 }
 
-fn pin(feed: &Feed, who: &str, following: &Following, trimmed: bool) {
+/// What comes behind a build is kept for it; behind what is saved of it, where that is something else.
+fn pin(feed: &Feed, who: &str, following: &Following, trimmed: bool, saved: Option<&Needed>) {
     for part in following.parts.iter() {
         let (log, state) = (part.log.id(), part.state().clone());
         match (trimmed, state.known) {
             // Whatever is kept does not help it.
             (true, _) => feed.pin(who, log, None),
-            (false, true) => feed.pin(who, log, Some(state.cursor.map_or(Position::ZERO, |at| at.position))),
+            (false, true) => {
+                let reached = state.cursor.map_or(Position::ZERO, |at| at.position);
+                let saved = saved.map_or(reached, |saved| saved.get(&log).copied().unwrap_or_default());
+                feed.pin(who, log, Some(reached.min(saved)));
+            }
             (false, false) => {}
         }
     }

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::keeper::{Keeper, Standing};
 use super::record::PassedOver;
-use super::viewed::Viewed;
+use super::viewed::{Trouble, Viewed};
 use crate::model::Position;
 use crate::view::ViewBuilds;
 
@@ -90,7 +90,7 @@ impl Keeper {
                 }
                 let stuck = self.view.figures().building_trouble.is_some();
                 match is_new {
-                    true if changed || stuck => self.build(standing, false).await,
+                    true if changed || stuck || standing.building.is_none() => self.build(standing, false).await,
                     true => {}
                     false if changed => self.give_up(standing).await,
                     false => {}
@@ -113,7 +113,8 @@ impl Keeper {
         position: Position,
     ) -> Result<String, OrderRefused> {
         let state = |why: String| Err(OrderRefused::State(why));
-        let Some(trouble) = self.view.figures().trouble.clone().filter(|trouble| trouble.kind == "failed") else {
+        let at_entry = |trouble: &Trouble| trouble.kind == "failed" && trouble.position > Position::ZERO;
+        let Some(trouble) = self.view.figures().trouble.clone().filter(at_entry) else {
             return state(format!("the view {} has not stopped at an entry", self.view.name));
         };
         if (trouble.partition, trouble.position) != (partition, position) {
@@ -128,8 +129,12 @@ impl Keeper {
         let store = standing.live.store.clone();
         standing.live.end().await;
         let one = PassedOver::new(partition, cursor, store.definition(), trouble.why);
-        tokio::task::block_in_place(|| self.view.record.add(one)).map_err(|error| failed(error.to_string()))?;
-        let done = store.pass_over(cursor).await.map_err(|error| failed(error.to_string()));
+        let noted =
+            tokio::task::block_in_place(|| self.view.record.add(one)).map_err(|error| failed(error.to_string()));
+        let done = match noted {
+            Ok(()) => store.pass_over(cursor).await.map_err(|error| failed(error.to_string())),
+            failed => failed,
+        };
         self.again(standing).await;
         done?;
         tracing::warn!(

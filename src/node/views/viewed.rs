@@ -196,17 +196,11 @@ impl Viewed {
         let until = tokio::time::Instant::now() + asked.timeout;
         let ready = self.ready(shared, asked, until).await?;
         loop {
-            let answer = {
-                let live = self.live.read().await;
-                match live.as_ref() {
-                    Some(live) => live.ask(question, bounds).await?,
-                    None => {
-                        drop(live);
-                        self.again(until).await?;
-                        continue;
-                    }
-                }
+            let Some(live) = self.live.read().await.clone() else {
+                self.again(until).await?;
+                continue;
             };
+            let answer = live.ask(question, bounds).await?;
             // A store that has been set back has less for a moment than it had when it was looked at.
             if covers(&answer.cursors, &ready.needed) {
                 let cursor = self.cursor(&answer.cursors);
@@ -224,17 +218,11 @@ impl Viewed {
         let until = tokio::time::Instant::now() + asked.timeout;
         let ready = self.ready(shared, asked, until).await?;
         loop {
-            let digest = {
-                let live = self.live.read().await;
-                match live.as_ref() {
-                    Some(live) => live.digest().await.map_err(|error| AskError::Failed(error.to_string()))?,
-                    None => {
-                        drop(live);
-                        self.again(until).await?;
-                        continue;
-                    }
-                }
+            let Some(live) = self.live.read().await.clone() else {
+                self.again(until).await?;
+                continue;
             };
+            let digest = live.digest().await.map_err(|error| AskError::Failed(error.to_string()))?;
             if covers(&digest.cursors, &ready.needed) {
                 let cursor = self.cursor(&digest.cursors);
                 return Ok(Told { what: digest, cursor, stale: ready.stale });
@@ -250,7 +238,17 @@ impl Viewed {
     pub async fn wait(&self, shared: &Shared, asked: &Asked) -> Result<Told<()>, Unmet> {
         let until = tokio::time::Instant::now() + asked.timeout;
         let ready = self.ready(shared, asked, until).await?;
-        Ok(Told { what: (), cursor: self.cursor(&self.reached()), stale: ready.stale })
+        // What was waited for is there, though its followers may just have begun anew.
+        let mut reached = self.reached();
+        for partition in self.feed().iter().flat_map(|feed| &feed.partitions) {
+            let log = partition.log.id();
+            let needed = ready.needed.get(&log).copied().unwrap_or_default();
+            reached.retain(|at| at.log != log || at.position >= needed);
+            if reached.iter().all(|at| at.log != log) {
+                reached.push(partition.log.cursor_at(needed));
+            }
+        }
+        Ok(Told { what: (), cursor: self.cursor(&reached), stale: ready.stale })
     }
 
     /// What changes in its rows, where that is kept.

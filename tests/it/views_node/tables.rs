@@ -151,3 +151,18 @@ fn what_was_written_at_head_office_can_be_waited_for_at_the_branch() {
     assert_eq!((status, &told["reason"]), (409, &"unknown".into()), "{told}");
     agrees(&branch, "the branch has what head office has");
 }
+
+#[test]
+fn a_view_that_is_killed_while_it_takes_in_its_tables_takes_them_in_again() {
+    let ground = Ground::new();
+    let many = "with recursive n(i) as (select 10 union all select i + 1 from n where i < 60000)
+        insert into orders select i, 'c' || (i % 7) || hex(zeroblob(40)), i from n;";
+    let mut site = ground.site("shop", &format!("{SCHEMA}{many}"));
+    write(&site, "totals.sql", TOTALS);
+    site.configure(None, SECTION);
+    site.start();
+    site.wait_log("rows of its tables, at position");
+    site.kill();
+    site.up();
+    agrees(&site, "the view has every row, once");
+}
