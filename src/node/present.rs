@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::database::Database;
 use super::serving::settled;
 use super::shared::Shared;
 use super::store::Store;
 use crate::log::Limit;
 use crate::model::{
-    Batch, Catalog, Cursor, Entry, EntryHeader, Fingerprint, LinkId, Logged, Op, Position, ReadFrom, TableDef,
-    TableName, Timestamp, limits, scan_ops,
+    Batch, Catalog, Change, Cursor, Entry, EntryHeader, Fingerprint, LinkId, Logged, Op, Position, ReadFrom, TableDef,
+    TableName, Timestamp, encode_changes, limits, scan_ops,
 };
 use crate::sqlite::Held;
 use crate::view::Snapshot;
@@ -25,7 +26,9 @@ use crate::view::Snapshot;
 pub(in crate::node) struct Present {
     snapshot: Snapshot,
     /// What was received and is not in the snapshot.
-    rest: std::vec::IntoIter<(Vec<Fingerprint>, Bytes)>,
+    rest: std::vec::IntoIter<Bytes>,
+    /// Every part of a transaction names the same ones.
+    tables: Vec<Fingerprint>,
     catalog: Arc<Catalog>,
     at: Cursor,
     node: Box<str>,
@@ -36,7 +39,8 @@ pub(in crate::node) struct Present {
 /// What stands between what was applied and the snapshot's place.
 struct Between {
     at: Position,
-    entries: Vec<(Vec<Fingerprint>, Bytes)>,
+    /// The changes of each, with their tables.
+    entries: Vec<Vec<(Fingerprint, Change)>>,
     catalog: Arc<Catalog>,
 }
 
@@ -46,9 +50,7 @@ struct Between {
 /// Words: why they cannot be read. Most pass by themselves: it is to be tried again.
 pub(in crate::node) async fn present(shared: &Shared, tables: &[TableName]) -> Result<Present, String> {
     let database = shared.database.as_ref().ok_or("the node has no database")?;
-    if let Some(lane) = database.state.borrow().lanes.iter().find(|lane| tables.contains(&lane.table)) {
-        return Err(format!("the table {} is not whole here yet: it is being copied, or it is parked", lane.table));
-    }
+    whole(database, tables)?;
     let dir = &shared.data_dir;
     let (snapshot, cursor, between) = match &database.store {
         Store::Sqlite(path) => {
@@ -56,7 +58,8 @@ pub(in crate::node) async fn present(shared: &Shared, tables: &[TableName]) -> R
             // While nobody writes, everything that was committed comes into the log.
             let at = tokio::time::timeout(limits::PRESENT_HOLD_MAX, settled(shared)).await;
             let at = at.map_err(|_| "capture is not current; the snapshot is taken again")??;
-            let taken = tokio::task::block_in_place(|| held.snapshot(tables, dir));
+            let stop = || shared.stop.is_cancelled();
+            let taken = tokio::task::block_in_place(|| held.snapshot(tables, dir, &stop));
             let (snapshot, cursor) = taken.map_err(|error| error.to_string())?;
             let between = between(shared, tables, cursor, |position, _| position >= at).await?;
             let between = between.unwrap_or(Between { at, entries: Vec::new(), catalog: Arc::default() });
@@ -75,18 +78,43 @@ pub(in crate::node) async fn present(shared: &Shared, tables: &[TableName]) -> R
         }
     };
     tracing::debug!(?cursor, at = %between.at, rows = snapshot.rows(), "a snapshot of {} tables", tables.len());
+    // What was set aside meanwhile is not in the rows, and will not come with the log.
+    whole(database, tables)?;
     for table in snapshot.tables() {
         between.catalog.add(table.clone());
     }
+    let mut named: Vec<Fingerprint> = snapshot.tables().iter().map(|table| table.fingerprint).collect();
+    let mut number = |(table, change): (Fingerprint, Change)| {
+        let known = named.iter().position(|known| *known == table);
+        let table = known.unwrap_or_else(|| {
+            named.push(table);
+            named.len() - 1
+        });
+        Change { table, ..change }
+    };
+    let entries = between.entries.into_iter();
+    let rest: Vec<Bytes> =
+        entries.map(|changes| encode_changes(&changes.into_iter().map(&mut number).collect::<Vec<_>>())).collect();
     Ok(Present {
         snapshot,
-        rest: between.entries.into_iter(),
+        rest: rest.into_iter(),
+        tables: named,
         catalog: between.catalog,
         at: shared.log.cursor_at(between.at),
         node: shared.name.clone(),
         part: 0,
         is_over: false,
     })
+}
+
+/// Whether all rows of the tables move with the node's own place in the log.
+fn whole(database: &Database, tables: &[TableName]) -> Result<(), String> {
+    match database.state.borrow().lanes.iter().find(|lane| tables.contains(&lane.table)) {
+        Some(lane) => {
+            Err(format!("the table {} is not whole here yet: it is being copied, or it is parked", lane.table))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What was received for those tables behind `cursor`, up to the entry that `is_end` knows, or up to the tail.
@@ -114,7 +142,12 @@ async fn between(
                 for def in defs.into_values() {
                     found.catalog.add(def);
                 }
-                found.entries.push((header.tables.clone(), logged.entry.changes_bytes().clone()));
+                let changes = logged.entry.changes().map_err(|error| error.to_string())?.into_iter();
+                let named = changes.filter_map(|change| Some((*header.tables.get(change.table)?, change)));
+                let is_ours =
+                    |print: &Fingerprint| found.catalog.get(*print).is_some_and(|def| tables.contains(&def.name));
+                let ours: Vec<_> = named.filter(|(print, _)| is_ours(print)).collect();
+                found.entries.push(ours);
                 bytes += logged.entry.changes_bytes().len();
             }
             if bytes > limits::PRESENT_BYTES_MAX {
@@ -159,12 +192,12 @@ impl Present {
         if self.is_over {
             return Ok(None);
         }
-        let (tables, changes) = match self.snapshot.piece()? {
-            Some((table, changes)) => (vec![table.fingerprint], changes),
-            None => self.rest.next().unwrap_or_default(),
+        let changes = match self.snapshot.piece()? {
+            Some(changes) => Some(changes),
+            None => self.rest.next(),
         };
         // Nothing is behind the last of them.
-        self.is_over = tables.is_empty();
+        self.is_over = changes.is_none();
         let before = Position(self.at.position.0.saturating_sub(1));
         let header = EntryHeader {
             origin: None,
@@ -176,14 +209,14 @@ impl Present {
             idempotency: None,
             part: self.part,
             more: !self.is_over,
-            tables,
+            tables: self.tables.clone(),
         };
         self.part += 1;
         let (upto, next) = match self.is_over {
             true => (self.at, self.at.position.into()),
             false => (Cursor { position: Position::ZERO, ..self.at }, ReadFrom { after: before, part: self.part }),
         };
-        let entry = Entry::new(header, changes);
+        let entry = Entry::new(header, changes.unwrap_or_default());
         let logged = Logged { position: self.at.position, from: LinkId::LOCAL, entry };
         Ok(Some(Batch { entries: vec![logged], upto, next, catalog: self.catalog.clone() }))
     }

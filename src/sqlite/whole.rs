@@ -35,11 +35,16 @@ impl Held {
     }
 
     /// Takes the snapshot, lets writers go on, and puts the rows into a file in `dir`; with what of the node's log they
-    /// contain of what was received.
+    /// contain of what was received. `stop` is asked now and then whether it is wanted no more.
     ///
     /// # Errors
     /// A table is not there; the database cannot be read, or the file not written.
-    pub fn snapshot(self, tables: &[TableName], dir: &Path) -> Result<(Snapshot, Option<Cursor>), SqliteError> {
+    pub fn snapshot(
+        self,
+        tables: &[TableName],
+        dir: &Path,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(Snapshot, Option<Cursor>), SqliteError> {
         let path = &self.path;
         let fail = SqliteError::sql(path);
         let mut conn = open_read_only(path)?;
@@ -56,7 +61,13 @@ impl Held {
             writer.table(def.clone()).map_err(&spool)?;
             let mut statement = snapshot.prepare(&select(&def, false, false, false)).map_err(&fail)?;
             let mut rows = statement.raw_query();
+            let mut count = 0u32;
             while let Some(row) = rows.next().map_err(&fail)? {
+                count += 1;
+                if count.is_multiple_of(1024) && stop() {
+                    let why = "reading it was broken off".to_owned();
+                    return Err(SqliteError::Table { path: path.clone(), table: table.clone(), why });
+                }
                 let values = (0..def.columns.len()).map(|i| row.get_ref(i).map(from_sql));
                 let values: Row = values.collect::<Result<_, _>>().map_err(&fail)?;
                 writer.push(values).map_err(&spool)?;

@@ -14,8 +14,8 @@ use crate::model::{Change, Op, Row, TableDef, encode_changes, limits};
 pub struct Snapshot {
     file: BufReader<File>,
     tables: Vec<Arc<TableDef>>,
-    /// Of each piece: its table's number, and its bytes.
-    pieces: std::vec::IntoIter<(usize, usize)>,
+    /// The bytes of each piece.
+    pieces: std::vec::IntoIter<usize>,
     rows: u64,
 }
 
@@ -24,7 +24,7 @@ pub struct Snapshot {
 pub(crate) struct SnapshotWriter {
     file: BufWriter<File>,
     tables: Vec<Arc<TableDef>>,
-    pieces: Vec<(usize, usize)>,
+    pieces: Vec<usize>,
     waiting: Vec<Change>,
     waiting_bytes: usize,
     rows: u64,
@@ -40,7 +40,6 @@ impl SnapshotWriter {
 
     /// The rows that come next are of this table.
     pub(crate) fn table(&mut self, def: Arc<TableDef>) -> io::Result<()> {
-        self.write()?;
         self.tables.push(def);
         Ok(())
     }
@@ -49,7 +48,8 @@ impl SnapshotWriter {
     pub(crate) fn push(&mut self, row: Row) -> io::Result<()> {
         self.rows += 1;
         self.waiting_bytes += row.iter().map(|value| value.text.len() + 2).sum::<usize>();
-        self.waiting.push(Change { table: 0, op: Op::Insert, row: Some(row), old: None });
+        let table = self.tables.len().saturating_sub(1);
+        self.waiting.push(Change { table, op: Op::Insert, row: Some(row), old: None });
         if self.waiting_bytes >= limits::PART_BYTES_TARGET { self.write() } else { Ok(()) }
     }
 
@@ -57,7 +57,7 @@ impl SnapshotWriter {
         if !self.waiting.is_empty() {
             let bytes = encode_changes(&self.waiting);
             self.file.write_all(&bytes)?;
-            self.pieces.push((self.tables.len().saturating_sub(1), bytes.len()));
+            self.pieces.push(bytes.len());
         }
         self.waiting.clear();
         self.waiting_bytes = 0;
@@ -85,14 +85,14 @@ impl Snapshot {
         self.rows
     }
 
-    /// The next encoded inserts, about [`limits::PART_BYTES_TARGET`] bytes, of the table that is number 0 in them.
+    /// The next encoded inserts, about [`limits::PART_BYTES_TARGET`] bytes; they name [`Snapshot::tables`] by their places.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn piece(&mut self) -> io::Result<Option<(Arc<TableDef>, Bytes)>> {
-        let Some((table, length)) = self.pieces.next() else { return Ok(None) };
+    pub fn piece(&mut self) -> io::Result<Option<Bytes>> {
+        let Some(length) = self.pieces.next() else { return Ok(None) };
         let mut bytes = vec![0; length];
         self.file.read_exact(&mut bytes)?;
-        Ok(Some((self.tables[table].clone(), bytes.into())))
+        Ok(Some(bytes.into()))
     }
 }
