@@ -191,10 +191,12 @@ fn mirrored(
     Ok(from)
 }
 
-/// The tables of main that views look at.
+/// The tables of main that views look at; one that names none looks at all.
 fn viewed(views: &BTreeMap<String, ViewSettings>) -> Selection {
-    let tables = views.values().filter(|view| &*view.log == "main").filter_map(|view| view.tables.as_ref()).flatten();
-    let names: Vec<&str> = tables.map(TableName::as_str).collect();
+    let of_main = || views.values().filter(|view| &*view.log == "main");
+    let named = of_main().filter_map(|view| view.tables.as_ref()).flatten().map(TableName::as_str);
+    let all = of_main().any(|view| view.tables.is_none()).then_some("*");
+    let names: Vec<&str> = named.chain(all).collect();
     Selection::new(&names).expect("a table's name is a pattern")
 }
 

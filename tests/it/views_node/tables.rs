@@ -166,3 +166,28 @@ fn a_view_that_is_killed_while_it_takes_in_its_tables_takes_them_in_again() {
     site.up();
     agrees(&site, "the view has every row, once");
 }
+
+/// Tables of the same width, so that rows of one would pass for rows of the other.
+#[test]
+fn views_without_sql_begin_with_the_rows_of_every_table() {
+    let ground = Ground::new();
+    let mut site = ground.site(
+        "shop",
+        &format!(
+            "{SCHEMA} create table refunds (id integer primary key, customer text not null, amount integer not null);
+             insert into refunds values (1, 'eve', 1), (7, 'fay', 2);"
+        ),
+    );
+    site.configure(None, "[view.last]\nlatest = {}\n[view.counts]\ncount = {}\n");
+    site.up();
+    let row = |table: &str, key: u32| {
+        let path = format!("/v1/views/last/{table}/{key}?after=latest&timeout=30s");
+        site.get(&path).map(|(status, text)| (status, text.contains("eve"), text.contains("ada")))
+    };
+    wait("the views have begun", || row("refunds", 1) == Some((200, true, false)));
+    assert_eq!(row("orders", 1), Some((200, false, true)));
+    assert_eq!(row("orders", 7).map(|(status, ..)| status), Some(404), "7 is a key of the other table");
+    let (status, counts) = ask(&site, "counts", "?after=latest", "select * from counts", json!([]));
+    let text = counts["rows"].to_string();
+    assert!(status == 200 && text.contains("[\"orders\"") && text.contains("[\"refunds\""), "{counts}");
+}
