@@ -331,7 +331,8 @@ impl Viewed {
         }
         let live = self.figures().live.clone();
         let far = live.filter(|live| self.is_first(live) && live.left() > limits::VIEW_NEAR_ENTRIES);
-        match far {
+        // Before it has been looked at how quickly it goes, nobody knows how long it takes.
+        match far.filter(|live| live.rate > 0.0) {
             Some(live) if Instant::now() + Duration::from_secs_f64(seconds_left(&live)) > until.into_std() => {
                 Err(Unmet::Rebuilding(progress(&live)))
             }
@@ -393,5 +394,8 @@ pub(super) fn seconds_left(running: &Running) -> f64 {
 
 fn progress(running: &Running) -> String {
     let left = running.left();
+    if running.rate <= 0.0 {
+        return format!("{left} entries are to come");
+    }
     format!("{left} entries are to come, about {:.0} s at {:.0} a second", seconds_left(running), running.rate)
 }
