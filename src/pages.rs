@@ -26,3 +26,5 @@ mod postgres {}
 mod protocol {}
 #[doc = include_str!("../docs/TYPES.md")]
 mod types {}
+#[doc = include_str!("../docs/VIEWS.md")]
+mod views {}

@@ -492,3 +492,5 @@ pub const FEED_SCAN_BYTES_MAX: usize = 64 << 20;
 pub const FEED_TABLES_MAX: usize = 20_000;
 /// Answers with entries that wait until a peer takes them; what it asks for beyond them waits unread.
 pub const FEED_ANSWERS_MAX: usize = 16;
+/// Lists and maps within each other in a state of a `reduce` view.
+pub const REDUCE_STATE_DEPTH_MAX: usize = 64;

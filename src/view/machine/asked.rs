@@ -162,16 +162,19 @@ impl Reader<'_> {
     }
 
     fn name(&mut self) -> Result<String, AskError> {
-        let mut name = match self.next() {
-            Some(Token::Word(name) | Token::Name(name)) => name,
-            _ => return Err(AskError::Invalid(FORM.into())),
-        };
-        // `schema.table`
-        while self.tokens.get(self.at) == Some(&Token::Sign('.')) {
+        let mut name = String::new();
+        loop {
+            match self.next() {
+                Some(Token::Word(word) | Token::Name(word)) => name.push_str(&word),
+                _ => return Err(AskError::Invalid(FORM.into())),
+            }
+            // `schema.table`
+            if self.tokens.get(self.at) != Some(&Token::Sign('.')) {
+                return Ok(name);
+            }
             self.at += 1;
-            name = format!("{name}.{}", self.name()?);
+            name.push('.');
         }
-        Ok(name)
     }
 
     fn value(&mut self) -> Result<String, AskError> {
@@ -337,6 +340,8 @@ mod tests {
         for sql in ["", "select 1", "select * from", "select * from t where a > 1", "select * from t; select 1", "'"] {
             assert!(matches!(read(sql, json!([])), Err(AskError::Invalid(_))), "{sql}");
         }
+        let dots = format!("select * from a{} where", ".a".repeat(100_000));
+        assert!(matches!(read(&dots, json!([])), Err(AskError::Invalid(_))), "without recursion");
         for sql in ["delete from t", "ATTACH 'x' as y", "pragma user_version"] {
             assert!(matches!(read(sql, json!([])), Err(AskError::Forbidden(_))), "{sql}");
         }

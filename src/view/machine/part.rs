@@ -45,19 +45,22 @@ impl<M: Machine> MachinePart<M> {
         let core = self.core.clone();
         let mut held = core.write();
         self.check(&held)?;
-        for work in work {
+        for (number, work) in work.iter().enumerate() {
             let position = work.position();
             self.note_digests(&mut held, Position(position.0.saturating_sub(1)));
             if let Err(error) = self.apply_one(&mut held, work, batch) {
                 // The epoch of what has been applied: that of the batch knows all that came before it.
                 let before = Cursor { position: Position(position.0.saturating_sub(1)), ..batch.upto };
-                if before.position > self.after() {
+                // A state that begins with one large transaction, and fails on that, has nothing.
+                let has_something = number > 0 || self.after() > Position::ZERO;
+                if before.position > self.after() && has_something {
                     self.move_to(&mut held, before);
                 }
                 return Err(error);
             }
         }
         if let Some(last) = work.last() {
+            self.note_digests(&mut held, last.position());
             self.move_to(&mut held, Cursor { position: last.position(), ..batch.upto });
         }
         Ok(())

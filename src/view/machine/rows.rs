@@ -18,7 +18,7 @@ pub struct RowChange<'a> {
     pub table: &'a TableDef,
     /// What happened: insert, update, delete or truncate.
     pub op: Op,
-    /// Its key as text; of several columns with `,` between them. `None` where there is none.
+    /// Its key as text; of several columns with `,` between them, and a `\` before each `,` and `\` in them. `None` where there is none.
     pub key: Option<&'a str>,
     /// The key before an update that changed it.
     pub key_before: Option<&'a str>,
@@ -281,7 +281,7 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// The texts of a key's columns with `,` between them; `None` without a key, or where the row does not have it.
+/// The texts of a key's columns with `,` between them (then `,` and `\` in them with a `\` before); `None` without a key, or where the row does not have it.
 fn key_of(keys: &[usize], row: &Row) -> Option<String> {
     let mut out = String::new();
     for (number, &index) in keys.iter().enumerate() {
@@ -292,7 +292,11 @@ fn key_of(keys: &[usize], row: &Row) -> Option<String> {
         if number > 0 {
             out.push(',');
         }
-        out.push_str(&String::from_utf8_lossy(&value.text));
+        match keys.len() {
+            1 => out.push_str(&String::from_utf8_lossy(&value.text)),
+            // So that no two keys are one text.
+            _ => out.push_str(&String::from_utf8_lossy(&value.text).replace('\\', "\\\\").replace(',', "\\,")),
+        }
     }
     (!keys.is_empty()).then_some(out)
 }

@@ -291,6 +291,9 @@ impl<M: Machine> ViewStore for MachineStore<M> {
     async fn pass_over(&self, at: Cursor) -> Result<(), ViewError> {
         {
             let mut held = self.0.write();
+            if let Some(why) = &held.broken {
+                return Err(ViewError::Failed(why.clone()));
+            }
             let found = held.cursors.get(&at.log).copied();
             let next = found.map_or(crate::model::Position::ZERO, |cursor| cursor.position).next();
             if at.position != next {

@@ -11,6 +11,9 @@ use super::super::{AskError, Bounds, Question, ViewError};
 use super::settings::CountSettings;
 use crate::model::{Fingerprint, Op, TableName};
 
+/// What a row has in the column by which is counted.
+type Value = Option<Box<str>>;
+
 /// Figures of one table.
 #[derive(Debug, Default)]
 struct Counted {
@@ -18,12 +21,12 @@ struct Counted {
     inserts: u64,
     updates: u64,
     deletes: u64,
-    /// Inserted less deleted, since the last TRUNCATE.
+    /// That are there.
     rows: i64,
     /// Rows by value.
     values: HashMap<Box<str>, i64>,
-    /// The value of each key's row, where rows can change.
-    of_key: HashMap<Box<str>, Box<str>>,
+    /// The rows that are there, with their values, where rows can change.
+    of_key: HashMap<Box<str>, Value>,
 }
 
 /// Entries and rows, counted.
@@ -39,16 +42,10 @@ const VALUES: [&str; 3] = ["table", "value", "rows"];
 impl Counted {
     fn count(&mut self, change: &RowChange<'_>) {
         match change.op {
-            Op::Insert => {
-                self.inserts += 1;
-                self.rows += 1;
-            }
+            Op::Insert => self.inserts += 1,
             Op::Update => self.updates += 1,
-            Op::Delete => {
-                self.deletes += 1;
-                self.rows -= 1;
-            }
-            _ => self.rows = 0,
+            Op::Delete => self.deletes += 1,
+            _ => {}
         }
     }
 
@@ -66,33 +63,48 @@ impl Counted {
     }
 
     /// Rows of feeds are only ever added.
-    fn count_added(&mut self, by: &str, change: &RowChange<'_>) {
-        if let Some(value) = change.row.and_then(|row| member(row, by)) {
+    fn count_added(&mut self, by: Option<&str>, change: &RowChange<'_>) {
+        self.rows += 1;
+        if let (Some(row), Some(by)) = (change.row, by)
+            && let Some(value) = member(row, by)
+        {
             self.add(&value, 1);
         }
     }
 
-    fn count_changed(&mut self, by: &str, change: &RowChange<'_>) {
+    /// Of a table whose rows change: one that was never here may be said to go, or to change, behind a filter.
+    fn count_changed(&mut self, by: Option<&str>, change: &RowChange<'_>) {
         if change.op == Op::Truncate {
-            self.values.clear();
-            self.of_key.clear();
+            (self.rows, self.values, self.of_key) = (0, HashMap::new(), HashMap::new());
             return;
         }
-        let before = match change.key_before.or(change.key) {
-            // Only the key is told of rows that are gone, by most sources.
-            Some(key) => self.of_key.remove(key),
-            None => change.old.and_then(|old| member(old, by)).map(|value| value.into()),
+        let value = |row: Option<&str>| -> Value { member(row?, by?).map(|value| value.into()) };
+        let Some(key) = change.key else {
+            self.rows += i64::from(change.op == Op::Insert) - i64::from(change.op == Op::Delete);
+            self.moved(value(change.old), value(change.row));
+            return;
         };
-        let now = change.row.and_then(|row| member(row, by)).map(Box::<str>::from);
+        let before = self.of_key.remove(change.key_before.unwrap_or(key));
+        self.rows -= i64::from(before.is_some());
+        let before = before.flatten();
+        let now = value(change.row);
         let now = if change.partial { now.or(before.clone()) } else { now };
-        if let Some(before) = &before {
-            self.add(before, -1);
+        self.moved(before, now.clone());
+        if change.row.is_some() {
+            self.rows += 1;
+            if let Some(there) = self.of_key.insert(key.into(), now) {
+                self.rows -= 1;
+                self.moved(there, None);
+            }
+        }
+    }
+
+    fn moved(&mut self, before: Value, now: Value) {
+        if let Some(before) = before {
+            self.add(&before, -1);
         }
         if let Some(now) = now {
             self.add(&now, 1);
-            if let Some(key) = change.key {
-                self.of_key.insert(key.into(), now);
-            }
         }
     }
 }
@@ -115,10 +127,9 @@ impl Count {
                 counted.entries += 1;
             }
             counted.count(&change);
-            match &self.by {
-                Some(by) if change.table.is_feed() => counted.count_added(by, &change),
-                Some(by) => counted.count_changed(by, &change),
-                None => {}
+            match change.table.is_feed() {
+                true => counted.count_added(self.by.as_deref(), &change),
+                false => counted.count_changed(self.by.as_deref(), &change),
             }
             Ok(())
         })
@@ -199,7 +210,8 @@ impl Count {
             put::number(out, keys.len() as u64)?;
             for (key, value) in keys {
                 put::text(out, key)?;
-                put::text(out, value)?;
+                put::number(out, u64::from(value.is_some()))?;
+                put::text(out, value.as_deref().unwrap_or_default())?;
             }
         }
         Ok(())
@@ -222,7 +234,9 @@ impl Count {
             }
             for _ in 0..put::read_number(from)? {
                 let key = put::read_text(from)?;
-                counted.of_key.insert(key.into(), put::read_text(from)?.into());
+                let has = put::read_number(from)? > 0;
+                let value = put::read_text(from)?;
+                counted.of_key.insert(key.into(), has.then(|| value.into()));
             }
             self.tables.insert(name, counted);
         }

@@ -195,21 +195,21 @@ impl Latest {
         let most = select.limit.unwrap_or(usize::MAX);
         let mut push = |key: &str, kept: &Kept| {
             let row = vec![key.into(), kept.row.as_str().into(), kept.position.into()];
-            if rows.rows.len() < most { rows.push(row) } else { rows.look() }
+            rows.push(row)
         };
         match &select.only {
             Some((column, key)) if column == "key" => {
-                table.rows.get_key_value(&**key).map_or(Ok(()), |(key, kept)| push(key, kept))?;
+                table.rows.get_key_value(&**key).filter(|_| most > 0).map_or(Ok(()), |(key, kept)| push(key, kept))?;
             }
             Some((column, value)) => {
                 let index = self.columns.iter().position(|known| known == column);
                 let found = [String::from("key")].into_iter().chain(self.columns.clone());
                 let index = index.ok_or_else(|| select.no_column(&found.collect::<Vec<_>>()))?;
-                for key in table.indexes[index].get(&**value).into_iter().flatten() {
+                for key in table.indexes[index].get(&**value).into_iter().flatten().take(most) {
                     table.rows.get(key).map_or(Ok(()), |kept| push(key, kept))?;
                 }
             }
-            None => table.rows.iter().try_for_each(|(key, kept)| push(key, kept))?,
+            None => table.rows.iter().take(most).try_for_each(|(key, kept)| push(key, kept))?,
         }
         select.found(rows)
     }

@@ -143,10 +143,21 @@ fn checked(state: Value) -> Result<Value, String> {
         _ => {}
     }
     let json = json_of(&state)?;
+    if !is_shallow(&json, limits::REDUCE_STATE_DEPTH_MAX) {
+        return Err(format!("a state of more than {} levels", limits::REDUCE_STATE_DEPTH_MAX));
+    }
     let bytes = json.to_string().len();
     match bytes > limits::REDUCE_STATE_BYTES_MAX {
         true => Err(format!("a state of {bytes} bytes is larger than {}", limits::REDUCE_STATE_BYTES_MAX)),
         false => Ok(cel_json(&json)),
+    }
+}
+
+fn is_shallow(json: &Json, levels: usize) -> bool {
+    match json {
+        Json::Array(all) => levels > 0 && all.iter().all(|one| is_shallow(one, levels - 1)),
+        Json::Object(all) => levels > 0 && all.values().all(|one| is_shallow(one, levels - 1)),
+        _ => true,
     }
 }
 

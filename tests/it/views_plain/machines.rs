@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use serde_json::Value as Json;
-use watershed::log::Log;
+use watershed::log::{Limit, Log, Source};
 use watershed::model::{Position, limits};
 use watershed::view::machine::{KeptDigests, Machine, MachineOptions, MachineStore, Rows, Select, Transaction};
 use watershed::view::{AskError, Bounds, Question, ViewError, ViewStore};
@@ -100,6 +100,16 @@ async fn replicas_agree_on_positions_and_one_that_parts_is_found_where_it_parted
     catch_up(&right, &log).await.expect("applied");
     assert_eq!(kept(&other), kept(&right));
     assert_eq!(kept(&right).compare(&kept(&other).sample()), None);
+
+    // One at a time, so that batches end where digests are taken.
+    let slow = replica(folder.path(), "slow", None);
+    let mut view = slow.part(log.id()).await.expect("a part");
+    for after in 0..2 * EVERY as u64 {
+        let one = Limit { entries: 1, ..Limit::default() };
+        view.apply(&log.read(Position(after).into(), one).await.expect("readable")).await.expect("applied");
+    }
+    let two: Vec<_> = kept(&right).all().take(2).collect();
+    assert_eq!(kept(&slow).all().collect::<Vec<_>>(), two);
 
     let wrong = replica(folder.path(), "wrong", Some(3 * EVERY as u64 + 1));
     catch_up(&wrong, &log).await.expect("applied");
