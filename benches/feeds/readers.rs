@@ -10,8 +10,6 @@ use tokio::net::TcpStream;
 use super::load::{Count, Load};
 use super::node::{Node, appending};
 
-/// Connections that append meanwhile.
-const APPENDERS: usize = 8;
 /// The end of the last read that is looked at again with the next one: no longer than the place of a position.
 const CARRY: usize = 64;
 const READ_BYTES: usize = 256 << 10;
@@ -103,8 +101,7 @@ async fn wait(what: &str, places: &[Place], condition: impl Fn(Option<u64>) -> b
 /// Has so many readers follow a feed that is appended to.
 pub async fn run(node: &Node, readers: usize, load: &Load) -> Found {
     // What appending alone needs is not the readers'.
-    let load = Load { connections: APPENDERS, ..*load };
-    let warming = Load { time: Duration::from_secs(1), ..load };
+    let warming = Load { time: Duration::from_secs(1), ..*load };
     node.append(&warming, 1).await;
     let alone = node.resident_kib();
     let places: Vec<Place> = (0..readers).map(|_| Place::default()).collect();
@@ -113,8 +110,9 @@ pub async fn run(node: &Node, readers: usize, load: &Load) -> Found {
     wait("all readers have everything", &places, |place| place.is_some()).await;
     let idle = node.resident_kib();
     let (first, count, began) = (node.tail().await, Count::default(), Instant::now());
-    let appenders: Vec<_> =
-        (0..APPENDERS).map(|number| tokio::task::spawn_local(appending(port, number, 1, count.clone()))).collect();
+    let appenders: Vec<_> = (0..load.connections)
+        .map(|number| tokio::task::spawn_local(appending(port, number, 1, count.clone())))
+        .collect();
     let mut most = idle;
     while began.elapsed() < load.time {
         tokio::time::sleep(Duration::from_millis(20)).await;
