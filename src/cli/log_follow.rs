@@ -7,7 +7,7 @@ use super::admin::{Admin, escape};
 use super::log::open_stopped;
 use super::{Exit, ExitError, Global, block_on, output, signals};
 use crate::log::{Limit, Log, SourceError};
-use crate::model::{Logged, Position, ReadFrom, TableName};
+use crate::model::{Cursor, Logged, Position, ReadFrom, TableName};
 use crate::node::config::{Config, Period};
 use crate::node::entry_json::write_entry;
 
@@ -98,15 +98,18 @@ pub(super) fn export(global: &Global, log: &str) -> Result<(), ExitError> {
 fn read_as(global: &Global, range: &Range, as_json: bool) -> Result<(), ExitError> {
     let config = global.config()?;
     let path = range.path()?;
-    let running = Admin::of(&config).and_then(|admin| read_running(&admin, &path, as_json));
+    let running = Admin::of(&config).and_then(|admin| read_running(&admin, &range.log, &path, as_json));
     match running {
         Err(error) if error.exit == Exit::Unreachable => read_stopped(&config, range, as_json),
         other => other,
     }
 }
 
-/// An answer without lines says how far it has looked: reading goes on there, until nothing more is there.
-fn read_running(admin: &Admin, path: &str, as_json: bool) -> Result<(), ExitError> {
+/// An answer without lines says how far it has looked: reading goes on there, up to what was there when it began.
+fn read_running(admin: &Admin, log: &str, path: &str, as_json: bool) -> Result<(), ExitError> {
+    let known = admin.get(&format!("/v1/logs/{}", escape(log)))?;
+    let tails = cursors(known["cursor"].as_str().unwrap_or_default());
+    let behind = |at: &Cursor| tails.iter().any(|tail| tail.log == at.log && at.position < tail.position);
     let mut resume: Option<String> = None;
     loop {
         let mut any = false;
@@ -114,11 +117,17 @@ fn read_running(admin: &Admin, path: &str, as_json: bool) -> Result<(), ExitErro
             any = true;
             print(line, as_json)
         })?;
-        if any || reached.is_none() || reached == resume {
+        let Some(reached) = reached.filter(|_| !any) else { return Ok(()) };
+        if !cursors(&reached).iter().any(behind) || resume.as_ref() == Some(&reached) {
             return Ok(());
         }
-        resume = reached;
+        resume = Some(reached);
     }
+}
+
+/// One for each partition, as they are joined.
+fn cursors(text: &str) -> Vec<Cursor> {
+    text.split(',').filter_map(|one| one.parse().ok()).collect()
 }
 
 pub(super) fn tail(global: &Global, range: &Range) -> Result<(), ExitError> {
