@@ -203,6 +203,11 @@ impl Feed {
         self.partitions.iter().position(|partition| partition.log.id() == log)
     }
 
+    /// The first position of each partition that can be read.
+    pub(super) fn oldest(&self) -> impl Iterator<Item = Position> {
+        self.partitions.iter().map(|partition| partition.log.info().oldest)
+    }
+
     /// The tails of all partitions.
     pub fn tails(&self) -> Vec<Cursor> {
         let tail = |partition: &Partition| partition.log.cursor_at(*partition.log.tail().borrow());

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::settings::{Exit, NodeError};
 use crate::log::Log;
-use crate::model::limits;
+use crate::model::{Position, limits};
 use crate::peer::FeedFacts;
 
 /// The media type of a feed's raw stream: messages of `docs/PROTOCOL.md`, each after its length.
@@ -205,6 +205,7 @@ impl Feeds {
 
     /// Lets retention have what nobody needs, until `stop`.
     pub async fn retain(self: Arc<Self>, stop: CancellationToken) {
+        let mut known = Vec::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -212,6 +213,13 @@ impl Feeds {
             }
             for feed in self.all() {
                 feed.release().await;
+            }
+            let all = self.all();
+            let oldest: Vec<Position> = all.iter().flat_map(|feed| feed.oldest()).collect();
+            // What retention has taken is not given out of memory for longer than until here.
+            if oldest != known {
+                self.pieces.clear();
+                known = oldest;
             }
         }
     }

@@ -63,7 +63,7 @@ impl Reading {
     /// The same, of what many readers get.
     pub(super) async fn next_shared(&mut self) -> Option<Bytes> {
         loop {
-            if self.done {
+            if self.done || self.node.shared.stop.is_cancelled() {
                 return None;
             }
             match self.stretch().await {
