@@ -6,7 +6,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::feed::Feed;
-use super::partition::Partition;
+use super::partition::{NewTables, Partition};
 use super::requests::{Known, Requests, digest};
 use crate::log::{Append, AppendError, Draft, Limit};
 use crate::model::{
@@ -138,7 +138,8 @@ impl Feed {
         let units = (call.bytes >> 10).max(1) as u32;
         let room = self.room.clone().try_acquire_many_owned(units);
         let _room = room.map_err(|_| CallError::Busy)?;
-        let ready = self.encode(&call)?;
+        let mut new = NewTables::default();
+        let ready = self.encode(&call, &mut new)?;
         drop(call);
         let mut appended = Vec::with_capacity(ready.len());
         for one in ready {
@@ -165,7 +166,7 @@ impl Feed {
         Ok(call.rows.iter().map(|row| row.key.as_deref().map_or(otherwise, |key| self.partition_of(key))).collect())
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Vec<Ready>, CallError> {
+    fn encode<'f>(&'f self, call: &Call<'_>, new: &mut NewTables<'f>) -> Result<Vec<Ready>, CallError> {
         let places = self.places(call)?;
         let first = *places.first().ok_or(CallError::Empty)?;
         let mut groups = vec![first];
@@ -186,16 +187,17 @@ impl Feed {
             .iter()
             .map(|group| {
                 let own = rows.clone().filter(|(_, place)| *place == group).map(|(row, _)| row);
-                self.encode_group(call, *group, own)
+                self.encode_group(call, *group, own, new)
             })
             .collect()
     }
 
-    fn encode_group<'a>(
-        &self,
+    fn encode_group<'a, 'f>(
+        &'f self,
         call: &Call<'_>,
         partition: usize,
         rows: impl Iterator<Item = &'a CallRow<'a>>,
+        new: &mut NewTables<'f>,
     ) -> Result<Ready, CallError> {
         let own: TableName = self
             .name
@@ -210,7 +212,7 @@ impl Feed {
                 Some(known) => known,
                 None if tables.len() == limits::FEED_CALL_TABLES_MAX => return Err(CallError::Tables),
                 None => {
-                    tables.push(at.table(name).ok_or(CallError::TablesOfLog)?);
+                    tables.push(at.table(name, new).ok_or(CallError::TablesOfLog)?);
                     tables.len() - 1
                 }
             };

@@ -47,8 +47,9 @@ impl Partition {
         }
     }
 
-    /// The definition of a table of rows; `None`: it is new, and there are [`limits::FEED_TABLES_MAX`].
-    pub(super) fn table(&self, name: &TableName) -> Option<Arc<TableDef>> {
+    /// The definition of a table of rows; `None`: it is new, and there are [`limits::FEED_TABLES_MAX`]. One that is new has its
+    /// place as long as `new` lives, and for good once its rows are in the log.
+    pub(super) fn table<'a>(&'a self, name: &TableName, new: &mut NewTables<'a>) -> Option<Arc<TableDef>> {
         if let Some(table) = self.tables.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Some(table.clone());
         }
@@ -57,9 +58,28 @@ impl Partition {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         // Those of a mirror came otherwise.
         let full = tables.len().max(catalog.len()) >= limits::FEED_TABLES_MAX;
-        if full && !tables.contains_key(name) && catalog.get(table.fingerprint).is_none() {
+        if let Some(known) = tables.get(name) {
+            return Some(known.clone());
+        }
+        if full && catalog.get(table.fingerprint).is_none() {
             return None;
         }
-        Some(tables.entry(name.clone()).or_insert(table).clone())
+        tables.insert(name.clone(), table.clone());
+        new.0.push((self, table.clone()));
+        Some(table)
+    }
+}
+
+/// Tables that a call has named for the first time. What does not come into the log gives its place back.
+#[derive(Default)]
+pub(super) struct NewTables<'a>(Vec<(&'a Partition, Arc<TableDef>)>);
+
+impl Drop for NewTables<'_> {
+    fn drop(&mut self) {
+        for (partition, table) in &self.0 {
+            if partition.log.catalog().get(table.fingerprint).is_none() {
+                partition.tables.write().unwrap_or_else(PoisonError::into_inner).remove(&table.name);
+            }
+        }
     }
 }

@@ -178,6 +178,11 @@ fn a_log_takes_rows_of_so_many_tables_and_no_more() {
         rows.collect::<String>()
     };
     let (each, max) = (watershed::model::limits::FEED_CALL_TABLES_MAX, watershed::model::limits::FEED_TABLES_MAX);
+    // Calls that are refused use up nothing.
+    for from in (max..3 * max).step_by(each) {
+        let (status, told) = post(&site, "orders/entries?match_position=7", &call(from, each), &[]);
+        assert_eq!(status, 412, "{told}");
+    }
     for from in (0..max).step_by(each) {
         append(&site, "orders", &call(from, each));
     }
