@@ -174,7 +174,6 @@ pub const EVENTS_LOADERS_MAX: usize = 256;
 pub const EVENTS_LOAD_BATCH_MAX: u32 = 10_000;
 /// Between two attempts of a loader to connect again.
 pub const EVENTS_LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
-/// How long connecting to an events table may take, where nothing else is configured.
 /// How long connecting to a database with events may take, unless the configuration says otherwise.
 pub const EVENTS_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between attempts to open a database that is locked when the node starts.
@@ -283,7 +282,6 @@ pub const APPLY_LIVE_BYTES: usize = 256 << 10;
 pub const APPLY_FEW_ROWS: usize = 4;
 /// How long a slot is waited for whose last reader has gone a moment ago.
 pub const CAPTURE_SLOT_FREE_MAX: Duration = Duration::from_secs(1);
-
 /// With fewer ids of a node's range left, `check` says that it will be used up.
 pub const IDS_LEFT_MIN: i64 = 1_000;
 /// Transactions that are merged into one for PostgreSQL, in bytes, while the one before is carried out.
@@ -494,3 +492,9 @@ pub const FEED_TABLES_MAX: usize = 20_000;
 pub const FEED_ANSWERS_MAX: usize = 16;
 /// Lists and maps within each other in a state of a `reduce` view.
 pub const REDUCE_STATE_DEPTH_MAX: usize = 64;
+/// Statements of a view that are sent to PostgreSQL at once; of its latest rows, so many are in memory.
+pub const VIEW_SENT_STATEMENTS: usize = 1_000;
+/// The same in bytes of their values.
+pub const VIEW_SENT_BYTES: usize = 4 << 20;
+/// A batch of so many entries is applied to a view in SQLite while the next one is read.
+pub const VIEW_FLOWN_ENTRIES: usize = 512;

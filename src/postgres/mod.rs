@@ -17,6 +17,7 @@ pub mod replication;
 mod tables;
 mod tls;
 mod url;
+mod views;
 
 pub use apply::{PgApplier, PgApplierOptions};
 pub use capture::{PgCapture, PgCaptureOptions, captured_lsn, is_captured, uninstall};
@@ -30,3 +31,4 @@ pub use identity::identity_of;
 pub use ids::{mend_ids, stray_ids};
 pub use later::{build, build_leftover};
 pub use tables::inspect;
+pub use views::{PgViewOptions, PgViewStore, PgViews};

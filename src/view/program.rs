@@ -124,6 +124,32 @@ impl Program {
         Walk { about: &about, plans: &plans }.entry(entry, cells, effects)
     }
 
+    /// The keys whose latest rows [`Program::entry`] may ask for.
+    #[cfg(feature = "postgres")]
+    pub fn keys(
+        &mut self,
+        position: Position,
+        entry: &Entry,
+        catalogs: &[Arc<Catalog>],
+    ) -> Result<Vec<(TableName, Vec<u8>)>, ViewError> {
+        let mut plans: Vec<Option<Arc<Plan>>> = Vec::new();
+        for &fingerprint in &entry.header().tables {
+            self.plan(fingerprint, position, catalogs)?;
+            plans.push(self.plans.get(&fingerprint).cloned().flatten().filter(|plan| plan.keeps));
+        }
+        if plans.iter().all(Option::is_none) {
+            return Ok(Vec::new());
+        }
+        let mut keys = Vec::new();
+        for change in entry.changes().map_err(|error| unreadable(position, error))? {
+            let Some(Some(plan)) = plans.get(change.table) else { continue };
+            let old = change.old_resolved();
+            let rows = change.row.iter().chain(&old).filter(|row| row.len() == plan.def.columns.len());
+            keys.extend(rows.map(|row| (plan.def.name.clone(), key_form(&plan.def, &plan.keys, row))));
+        }
+        Ok(keys)
+    }
+
     /// Makes what is done for a table, where that is not known yet.
     fn plan(
         &mut self,

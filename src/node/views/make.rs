@@ -10,6 +10,7 @@ use super::views_dir;
 use crate::model::{TableName, limits};
 use crate::node::config::{Config, ConfigError, DatabaseUrl, ViewConfig, ViewStoreUrl};
 use crate::node::settings::{Exit, NodeError};
+use crate::postgres::{Endpoint, PgViewOptions, PgViews};
 use crate::sqlite::{SqlitePlace, SqliteViewOptions, SqliteViews};
 use crate::view::ViewBuilds;
 use crate::view::plain::{Plain, PlainSettings};
@@ -31,26 +32,32 @@ enum Made {
 #[derive(Clone)]
 enum Place {
     Sqlite(SqlitePlace),
+    /// The database's URL, and where files of large transactions are put.
+    Postgres(String, PathBuf),
 }
 
 impl Place {
-    fn of(config: &Config, name: &str, store: &ViewStoreUrl) -> Result<Place, ConfigError> {
+    fn of(config: &Config, name: &str, store: &ViewStoreUrl, changes: bool) -> Result<Place, ConfigError> {
         let saved = || views_dir(&config.node.data_dir).join(format!("{name}.db"));
         match store {
             ViewStoreUrl::Memory => Ok(Place::Sqlite(SqlitePlace::Memory(saved()))),
             ViewStoreUrl::Database(DatabaseUrl::Sqlite(path)) => Ok(Place::Sqlite(SqlitePlace::File(path.clone()))),
-            ViewStoreUrl::Database(DatabaseUrl::Postgres(_)) => Err(config.mistake_in(
-                &format!("view.{name}.store"),
-                "views in PostgreSQL are not available in this version",
-                "a view is kept in SQLite, or in memory",
-                "write store = \"sqlite:views.db\"",
+            ViewStoreUrl::Database(DatabaseUrl::Postgres(_)) if changes => Err(config.mistake_in(
+                &format!("view.{name}.changes"),
+                "changes of views in PostgreSQL are not told",
+                "only SQLite and memory keep them",
+                "take the line out, or keep the view in SQLite",
             )),
+            ViewStoreUrl::Database(DatabaseUrl::Postgres(url)) => {
+                Ok(Place::Postgres(url.clone(), config.node.data_dir.clone()))
+            }
         }
     }
 
     fn dialect(&self) -> Dialect {
         match self {
             Place::Sqlite(_) => Dialect::Sqlite,
+            Place::Postgres(..) => Dialect::Postgres,
         }
     }
 }
@@ -64,7 +71,7 @@ impl Made {
             (None, file) => Made::Sql {
                 name: name.into(),
                 file: file.clone().unwrap_or_default(),
-                place: Place::of(config, name, view.store.as_ref().unwrap_or(&ViewStoreUrl::Memory))?,
+                place: Place::of(config, name, view.store.as_ref().unwrap_or(&ViewStoreUrl::Memory), view.changes)?,
                 changes: view.changes,
             },
         })
@@ -99,6 +106,12 @@ impl Made {
                     Place::Sqlite(place) => {
                         let options = SqliteViewOptions::new(name.clone(), definition, place.clone());
                         Ok(Arc::new(SqliteViews::new(SqliteViewOptions { changes: *changes, ..options })))
+                    }
+                    Place::Postgres(url, spool_dir) => {
+                        let endpoint = Endpoint::from_url(url).map_err(|error| unusable(name, &error))?;
+                        let spool_dir = spool_dir.clone();
+                        let options = PgViewOptions { name: name.clone(), definition, endpoint, spool_dir };
+                        Ok(Arc::new(PgViews::new(options).map_err(|error| unusable(name, &error))?))
                     }
                 }
             }

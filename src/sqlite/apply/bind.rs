@@ -154,8 +154,12 @@ pub(crate) fn number(text: &str) -> ToSqlOutput<'_> {
     if let Some(whole) = integer(text.as_bytes()) {
         return ToSqlOutput::Owned(Owned::Integer(whole));
     }
+    // So few digits are all kept, wherever the point is.
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'));
     match text.parse::<f64>() {
-        Ok(real) if is_kept_as_number(text, Affinity::Real) => ToSqlOutput::Owned(Owned::Real(real)),
+        Ok(real) if is_plain && text.len() <= DIGITS_KEPT || is_kept_as_number(text, Affinity::Real) => {
+            ToSqlOutput::Owned(Owned::Real(real))
+        }
         _ => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
     }
 }

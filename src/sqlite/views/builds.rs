@@ -72,6 +72,7 @@ impl SqliteViews {
 
     fn store(&self, path: PathBuf, kept: bool) -> Result<SqliteViewStore, NotOpened> {
         let opened = open(self.database(&path)?, &path.display().to_string(), &self.options, kept)?;
+        opened.program.script.definition.tell_kept(&self.options.name);
         let place = if self.is_memory() { SqlitePlace::Memory(path) } else { SqlitePlace::File(path) };
         Ok(SqliteViewStore::new(opened, &place, self.options.busy_timeout))
     }

@@ -7,6 +7,7 @@ mod carry;
 mod changes;
 mod check;
 mod digest;
+mod flight;
 mod guard;
 mod meta;
 mod open;

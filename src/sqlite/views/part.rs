@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use rusqlite::{CachedStatement, Connection};
 
 use super::carry::Carry;
 use super::meta;
 use super::store::{Shared, Writer};
 use crate::model::{Batch, Catalog, Cursor, LogId, Position};
-use crate::sqlite::apply::blocking;
-use crate::view::{Program, Spools, View, ViewError, Work, cursor_before};
+use crate::view::{Program, Spools, ViewError, Work, cursor_before};
 
 /// A build as the view of one log.
 pub(super) struct Part {
@@ -28,13 +26,20 @@ impl Part {
         Ok(part)
     }
 
-    fn read(&mut self) -> Result<Option<Cursor>, ViewError> {
+    /// The cursor when it was last seen here.
+    pub(super) fn held(&self) -> Option<Cursor> {
+        self.held
+    }
+
+    /// As the database has it.
+    pub(super) fn read(&mut self) -> Result<Option<Cursor>, ViewError> {
         let writer = self.shared.writer();
         self.held = self.shared.fence(&writer.conn, self.log)?;
         Ok(self.held)
     }
 
-    fn take(&mut self, batch: &Batch) -> Result<(), ViewError> {
+    /// Takes a batch: effects and cursor together, or neither.
+    pub(super) fn take(&mut self, batch: &Batch) -> Result<(), ViewError> {
         if batch.upto.log != self.log {
             let why = format!("the view follows the log {}, and is given entries of {}", self.log, batch.upto.log);
             return Err(ViewError::Failed(why));
@@ -67,7 +72,9 @@ impl Part {
             Some(Work::Whole(logged)) => cursor_before(at, logged.entry.header(), batch.upto),
             _ => Cursor { position: Position(at.0.saturating_sub(1)), ..batch.upto },
         };
-        if before.position > after {
+        // Rows of tables come as one transaction before which there is nothing: a cursor there would be without them.
+        let stood = end > 0 || self.held.is_some_and(|held| held.position > Position::ZERO);
+        if stood && before.position > after {
             self.commit(&mut writer, &work[..end], batch, before, spools)?;
         }
         Err(stop)
@@ -166,16 +173,5 @@ fn roll_back(conn: &Connection, place: &str) {
     {
         // Nothing is lost: the next begin says so.
         tracing::warn!(%error, %place, "rollback failed");
-    }
-}
-
-#[async_trait]
-impl View for Part {
-    async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError> {
-        blocking(|| self.read())
-    }
-
-    async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
-        blocking(|| self.take(batch))
     }
 }

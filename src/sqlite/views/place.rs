@@ -16,7 +16,7 @@ pub enum SqlitePlace {
     /// In a database file that is the view's alone. If another view has that file already, it is a file beside it, with the
     /// view's name at the end of its own.
     File(PathBuf),
-    /// In memory, written to that file by [`crate::view::ViewStore::persist`].
+    /// In memory, written to that file by [`crate::view::ViewStore::persist`]. Questions and changes wait for each other.
     Memory(PathBuf),
 }
 

@@ -9,9 +9,9 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use super::ask;
 use super::carry::Defs;
 use super::digest;
+use super::flight::Flown;
 use super::meta;
 use super::open::Opened;
-use super::part::Part;
 use super::place::{self, SqlitePlace};
 use super::readers::Readers;
 use crate::model::{Cursor, Fingerprint, LogId, Position};
@@ -124,7 +124,7 @@ impl ViewStore for SqliteViewStore {
     }
 
     async fn part(&self, log: LogId) -> Result<Box<dyn View>, ViewError> {
-        let part = blocking(|| Part::open(self.shared.clone(), log))?;
+        let part = blocking(|| Flown::open(self.shared.clone(), log))?;
         Ok(Box::new(part))
     }
 

@@ -126,6 +126,19 @@ impl Definition {
         })
     }
 
+    /// For people, at load: whether the latest rows of tables are kept, and why.
+    pub fn tell_kept(&self, view: &str) {
+        let mut kept: Vec<&str> =
+            self.tables().into_iter().filter(|table| self.needs_old(table)).map(TableName::as_str).collect();
+        kept.dedup();
+        if !kept.is_empty() {
+            let tables = kept.join(", ");
+            tracing::info!(
+                "view {view}: the latest rows of {tables} are kept with it, because its definition needs the row before a change, or all of one after it; a feed's are not"
+            );
+        }
+    }
+
     /// The tables that it looks at, each once.
     pub fn tables(&self) -> Vec<&TableName> {
         let mut tables: Vec<&TableName> = self.handlers.iter().map(|handler| &handler.table).collect();

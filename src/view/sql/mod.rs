@@ -3,7 +3,11 @@
 mod definition;
 mod lexer;
 mod parse;
+#[cfg(feature = "postgres")]
+mod scan;
 mod statement;
 
 pub use definition::{Definition, DefinitionError, Dialect, Handler};
+#[cfg(feature = "postgres")]
+pub(crate) use scan::{Named, Scanned, scan};
 pub use statement::{Parameter, Place, Statement, Written};

@@ -128,7 +128,7 @@ impl Feed {
         loop {
             let batch = self.batch(after, entries).await;
             if batch.next.after.0 == after {
-                return Ok(());
+                return view.caught_up().await;
             }
             view.apply(&batch).await?;
             after = batch.next.after.0;
@@ -214,3 +214,25 @@ pub async fn ask(store: &dyn ViewStore, sql: &str) -> Result<Answer, AskError> {
 pub async fn rows(store: &dyn ViewStore, sql: &str) -> Json {
     json!(ask(store, sql).await.expect("answered").rows)
 }
+
+/// Nothing can be applied, and nothing was: the cursor stays where it was, whether at none or at the beginning.
+pub async fn check_nothing_before_what_fails(store: &dyn ViewStore) {
+    let feed = Feed::fixed();
+    let mut part = store.part(feed.id()).await.expect("opens");
+    part.cursor().await.expect("read");
+    let error = part.apply(&feed.numbers(49, 3)).await.expect_err("no entry can be applied");
+    assert_eq!(error.stops_at(), Some(Position(50)), "{error}");
+    assert_eq!(store.cursors().await.expect("read"), []);
+    let start = Batch { entries: Vec::new(), ..feed.numbers(0, 0) };
+    part.apply(&start).await.expect("the beginning");
+    let error = part.apply(&feed.numbers(49, 3)).await.expect_err("no entry can be applied");
+    assert_eq!(error.stops_at(), Some(Position(50)), "{error}");
+    assert_eq!(store.cursors().await.expect("read")[0].position, Position::ZERO);
+}
+
+/// A definition of which every statement fails.
+pub const FAILING: &str = "-- setup
+create table seen (id integer not null);
+-- on insert orders
+insert into seen values (:row.none);
+";

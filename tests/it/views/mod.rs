@@ -2,6 +2,7 @@
 
 mod bed;
 mod conformance;
+pub mod postgres;
 mod sqlite_ask;
 mod sqlite_builds;
 mod sqlite_crash;

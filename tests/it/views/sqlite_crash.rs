@@ -49,6 +49,7 @@ async fn crash_child() {
             part.apply(&feed.numbers(at, step)).await.expect("takes it");
             at += step;
         }
+        part.flush().await.expect("applied");
         drop((part, build, live));
         views.switch().await.expect("switches");
     }
@@ -97,6 +98,7 @@ async fn a_killed_process_leaves_effects_and_cursor_of_one_position() {
     let mut part = scratch.store.part(feed.id()).await.expect("opens");
     part.cursor().await.expect("read");
     part.apply(&feed.numbers(0, last)).await.expect("takes it");
+    part.flush().await.expect("applied");
     let live = views_at(&path, SQL).live().await.expect("opens");
     assert_eq!(live.digest().await.expect("digest"), scratch.store.digest().await.expect("digest"));
     assert_eq!(scratch.store.cursors().await.expect("read")[0].position, Position(last));

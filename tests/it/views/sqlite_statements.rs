@@ -284,3 +284,40 @@ async fn large_transactions_are_applied_whole_and_partitions_apart() {
     assert_eq!(cursors.iter().map(|cursor| (cursor.log, cursor.position.0)).collect::<Vec<_>>(), expected);
     assert!(part.apply(&two.batch(0, 1).await).await.is_err(), "entries of another log");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_batches_are_under_way_while_the_next_is_read_and_stop_where_they_fail() {
+    let sql = "-- setup
+        create table seen (id integer primary key);
+        -- on insert orders
+        insert into seen values (:row.amount);";
+    let (feed, view) = (Feed::fixed(), kept(sql).await);
+    let mut part = view.store.part(feed.id()).await.expect("opens");
+    part.cursor().await.expect("read");
+    part.apply(&feed.numbers(0, 3_000)).await.expect("begins");
+    part.apply(&feed.numbers(3_000, 3_000)).await.expect("begins");
+    part.flush().await.expect("applied");
+    assert_eq!(part.cursor().await.expect("read").expect("a cursor").position, Position(6_000));
+    let mut bad = feed.numbers(6_000, 3_000);
+    bad.entries[1_500].entry = feed.numbers(0, 1).entries[0].entry.clone();
+    part.apply(&bad).await.expect("begins");
+    let error = part.apply(&feed.numbers(9_000, 3_000)).await.expect_err("the one before has failed");
+    assert_eq!(error.stops_at(), Some(Position(7_501)), "{error}");
+    let error = part.apply(&feed.numbers(9_000, 3_000)).await.expect_err("what stands between would be missing");
+    assert!(matches!(error, ViewError::Lost(_)), "{error}");
+    assert_eq!(part.cursor().await.expect("read").expect("a cursor").position, Position(7_500));
+    assert_eq!(rows(&*view.store, "select count(*), max(id) from seen").await, json!([[7_500, 7_500]]));
+    part.apply(&feed.numbers(7_500, 1_500)).await.expect("begins");
+    drop(part);
+    let mut part = view.store.part(feed.id()).await.expect("opens");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while part.cursor().await.expect("read").expect("a cursor").position < Position(9_000) {
+        assert!(std::time::Instant::now() < deadline, "what was begun is ended");
+    }
+    assert_eq!(rows(&*view.store, "select count(*), max(id) from seen").await, json!([[9_000, 9_000]]));
+}
+
+#[tokio::test]
+async fn a_first_transaction_that_fails_leaves_no_cursor_behind_it() {
+    check_nothing_before_what_fails(&*kept(FAILING).await.store).await;
+}

@@ -6,6 +6,7 @@ mod changes;
 mod clients;
 mod elsewhere;
 mod plain;
+mod postgres;
 mod reading;
 mod rebuild;
 mod sql;
