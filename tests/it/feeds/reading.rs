@@ -213,3 +213,29 @@ fn who_resumes_gets_nothing_from_before_the_time_that_it_asks_for() {
     let text = request.call().expect("an answer").body_mut().read_to_string().expect("text");
     assert!(text.lines().count() == 1 && text.starts_with("{\"position\":3,"), "{text}");
 }
+
+#[test]
+fn a_command_that_finds_nothing_ends_although_the_log_is_written_all_the_time() {
+    let ground = Ground::new();
+    let site = node(&ground, ORDERS);
+    append(&site, "orders", r#"{"row":0}"#);
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    let given_up = std::thread::scope(|scope| {
+        let (site, ended) = (&site, &ended);
+        let writers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(move || {
+                    while !ended.load(std::sync::atomic::Ordering::Relaxed) && std::time::Instant::now() < until {
+                        append(site, "orders", r#"{"row":1}"#);
+                    }
+                    std::time::Instant::now() >= until
+                })
+            })
+            .collect();
+        assert_eq!(site.does(&["log", "read", "orders", "--key", "nobody", "--json"]), "");
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        writers.into_iter().map(|writer| writer.join().expect("it ends")).fold(false, |all, one| all | one)
+    });
+    assert!(!given_up, "it ended only when nobody wrote any more");
+}
