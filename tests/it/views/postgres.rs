@@ -396,7 +396,8 @@ async fn two_who_follow_the_same_apply_once_and_a_session_that_ends_is_made_agai
     feed.order("ada", 1).await;
     let deadline = Instant::now() + Duration::from_secs(30);
     while let Err(error) = feed.follow(&*one).await {
-        assert!(matches!(error, ViewError::Lost(_)), "{error}");
+        // Whether the server's last words are read before the connection is seen to be closed is chance.
+        assert!(matches!(error, ViewError::Lost(_) | ViewError::Retry(_)), "{error}");
         assert!(Instant::now() < deadline, "{error}");
     }
     assert_eq!(rows(&*one, "select orders from totals").await, json!([[2]]));
