@@ -17,7 +17,7 @@ use crate::log::{Append, AppendError, Draft};
 use crate::model::{CodecError, Cursor, Fingerprint, LinkId, Timestamp};
 use crate::peer::{
     Below, Control, CopyMessage, FeedMessage, Head, Hello, Host, LinkHandle, NodeRef, Offer, Outgoing, PeerChange,
-    Refusal, Role,
+    Refusal, ReplicaDigests, Role,
 };
 use crate::stream::{OnRefused, Sieve};
 
@@ -418,33 +418,15 @@ impl Host for NodeHost {
     }
 
     fn reached(&self, peer: LinkId, heads: Vec<Head>) {
-        let shared = &self.0;
-        let me = shared.log.id();
-        let from_parent = shared.links().get(&peer).is_some_and(|link| link.role == Role::Child);
-        if from_parent {
-            shared.heard_above(&heads);
-        }
-        let theirs = heads.iter().find(|head| head.node.log == peer.0).map(|head| head.cursor.position);
-        let mut known = shared.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        for head in heads.into_iter().filter(|head| head.node.log != me) {
-            let room = known.len() < crate::model::limits::SUBTREE_NODES_MAX;
-            match known.get(&head.node.log) {
-                // What has gone a longer way is older.
-                Some(before) if before.time > head.time && before.cursor.position >= head.cursor.position => {}
-                None if !room => {}
-                _ => drop((shared.arrived.reached(head.cursor), known.insert(head.node.log, head))),
-            }
-        }
-        drop(known);
-        let received = shared.received(peer);
-        if let Some(link) = shared.links().get_mut(&peer) {
-            link.received = received;
-            link.target = link.target.or(theirs);
-            // A heartbeat comes in order with the data: what was sent before it is durable here.
-            if link.target.is_some() && link.target_tail.is_none() {
-                link.target_tail = Some(*shared.log.tail().borrow());
-            }
-        }
+        self.0.heard_heads(peer, heads);
+    }
+
+    fn replicas(&self) -> Vec<ReplicaDigests> {
+        self.0.views.say(&self.0)
+    }
+
+    fn replicas_say(&self, _peer: LinkId, replicas: Vec<ReplicaDigests>) {
+        self.0.views.hear(&self.0, replicas);
     }
 
     fn acknowledged(&self, peer: LinkId, received: Cursor) {

@@ -14,6 +14,39 @@ use crate::model::{LinkId, LogId, limits};
 use crate::peer::{Below, Head, NodeRef, Role};
 
 impl Shared {
+    /// Heads that came with a heartbeat; everything sent before it is durable here.
+    pub(super) fn heard_heads(&self, peer: LinkId, heads: Vec<Head>) {
+        let me = self.log.id();
+        let from_parent = self.links().get(&peer).is_some_and(|link| link.role == Role::Child);
+        if from_parent {
+            self.heard_above(&heads);
+        }
+        let theirs = heads.iter().find(|head| head.node.log == peer.0).map(|head| head.cursor.position);
+        let mut known = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        for head in heads.into_iter().filter(|head| head.node.log != me) {
+            let room = known.len() < crate::model::limits::SUBTREE_NODES_MAX;
+            match known.get(&head.node.log) {
+                // What has gone a longer way is older.
+                Some(before) if before.time > head.time && before.cursor.position >= head.cursor.position => {}
+                None if !room => {}
+                _ => {
+                    self.arrived.reached(head.cursor);
+                    known.insert(head.node.log, head);
+                }
+            }
+        }
+        drop(known);
+        let received = self.received(peer);
+        if let Some(link) = self.links().get_mut(&peer) {
+            link.received = received;
+            link.target = link.target.or(theirs);
+            // A heartbeat comes in order with the data: what was sent before it is durable here.
+            if link.target.is_some() && link.target_tail.is_none() {
+                link.target_tail = Some(*self.log.tail().borrow());
+            }
+        }
+    }
+
     /// The names on a link's far side: for a child it and everything below it, away or not, unless it is known to be
     /// elsewhere; for the parent everything that is not us or below us, so `None`.
     pub fn far_side(&self, link: &Link) -> Option<Vec<Box<str>>> {

@@ -322,6 +322,7 @@ impl Keeper {
         match switched {
             Ok(store) => {
                 tracing::info!("the view {} answers by its new definition {}", self.view.name, store.definition());
+                tokio::task::block_in_place(|| self.view.record.quarantine.end());
                 self.goes_on();
                 standing.live = self.follow(&standing.feed, store, true).await;
                 standing.saved = old;

@@ -6,7 +6,9 @@ mod looks;
 mod make;
 mod orders;
 mod part;
+mod quarantine;
 mod record;
+mod replicas;
 mod settings;
 mod status;
 mod tokens;
@@ -15,6 +17,7 @@ mod viewed;
 pub(super) use make::configured;
 pub use orders::OrderRefused;
 pub use record::PassedOver;
+pub use replicas::Replicas;
 pub use settings::{MakeBuilds, ViewSettings};
 pub use status::{BuildStatus, FailureStatus, PartStatus, ViewStatus};
 pub use viewed::{Asked, Told, Unanswered, Viewed};
@@ -38,6 +41,8 @@ pub(super) fn views_dir(data_dir: &Path) -> std::path::PathBuf {
 #[derive(Default)]
 pub struct Views {
     all: BTreeMap<Box<str>, Arc<Viewed>>,
+    /// Replicas of its machines elsewhere.
+    pub replicas: Replicas,
 }
 
 impl Views {
@@ -53,7 +58,7 @@ impl Views {
             let name: Box<str> = name.into();
             all.insert(name.clone(), Arc::new(Viewed::new(name, settings, builds, record)));
         }
-        Ok(Views { all })
+        Ok(Views { all, replicas: Replicas::default() })
     }
 
     /// Keeps them going until the node stops.

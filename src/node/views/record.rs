@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::quarantine::Quarantine;
 use crate::model::{Fingerprint, Timestamp};
 use crate::node::feeds::write_durably;
 use crate::node::settings::{Exit, NodeError};
@@ -29,6 +30,8 @@ pub struct PassedOver {
 /// The note of one view.
 #[derive(Debug)]
 pub(super) struct Record {
+    /// Whether the view is known to be wrong.
+    pub quarantine: Quarantine,
     path: PathBuf,
     all: Mutex<Vec<PassedOver>>,
 }
@@ -70,7 +73,7 @@ impl Record {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(&error)),
         };
-        Ok(Record { path, all: Mutex::new(all) })
+        Ok(Record { quarantine: Quarantine::open(dir, name), path, all: Mutex::new(all) })
     }
 
     /// All of them, oldest first.

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::record::PassedOver;
 use super::viewed::{Figures, Running, Trouble, Viewed, seconds_left};
+use crate::model::Position;
 use crate::view::Needed;
 
 /// A view.
@@ -17,7 +18,7 @@ pub struct ViewStatus {
     pub kind: String,
     /// Where it is.
     pub store: String,
-    /// `current`, `behind`, `starting` (it has not what its log had at the start), `building` (for the first time), `waiting` (its
+    /// `quarantined` (a replica of a machine that has parted from the others), `current`, `behind`, `starting` (it has not what its log had at the start), `building` (for the first time), `waiting` (its
     /// log or its store cannot be reached), `stalled`, `failed` or `trimmed`.
     pub state: &'static str,
     /// The definition that answers, as a fingerprint.
@@ -128,7 +129,9 @@ impl Viewed {
         let parts: Vec<PartStatus> = parts.collect();
         let building = (figures.building.is_some() || figures.building_trouble.is_some())
             .then(|| build(figures.building.as_ref(), self.wanted().to_string(), figures.building_trouble.as_ref()));
+        let quarantined = self.quarantined();
         let stopped = figures.trouble.as_ref().filter(|trouble| !trouble.passes());
+        let stopped = quarantined.as_ref().or(stopped);
         ViewStatus {
             name: self.name.to_string(),
             log: self.settings.log.to_string(),
@@ -150,7 +153,15 @@ impl Viewed {
         }
     }
 
+    fn quarantined(&self) -> Option<Trouble> {
+        let why = self.record.quarantine.why()?;
+        Some(Trouble { kind: "quarantined", partition: 0, position: Position::ZERO, why, entry: None })
+    }
+
     fn state(&self, figures: &Figures) -> &'static str {
+        if self.record.quarantine.why().is_some() {
+            return "quarantined";
+        }
         match (&figures.trouble, &figures.live) {
             (Some(trouble), _) if trouble.kind == "away" => "waiting",
             (Some(trouble), _) if trouble.kind == "rebuilding" => "building",
@@ -181,6 +192,10 @@ impl ViewStatus {
             let FailureStatus { position, partition, error, entry, .. } = failure;
             let at = entry.as_ref().map(|entry| format!(" ({entry})")).unwrap_or_default();
             return Some(match self.state {
+                "quarantined" => format!(
+                    "view {name} is in quarantine: {error} / why: replicas of a machine over one log have the same states / do: find out what \
+                     differs there, then `watershed view rebuild {name}`"
+                ),
                 "trimmed" => format!(
                     "view {name} was cut off: {error} / why: retention removed what it had not read / do: give its log a larger budget, \
                      and `watershed view rebuild {name}`"

@@ -296,7 +296,9 @@ impl Viewed {
 
     /// Waits until the view has what is asked for. With [`Asked::stale`] it does not matter what comes of it.
     async fn ready(&self, shared: &Shared, asked: &Asked, until: tokio::time::Instant) -> Result<Ready, Unmet> {
+        self.trusted()?;
         let waited = self.met(shared, asked, until).await;
+        self.trusted()?;
         match waited {
             Ok(needed) => Ok(Ready { needed, stale: false }),
             // What can never be there is a mistake, and no question of time.
@@ -304,6 +306,11 @@ impl Viewed {
             Err(_) if asked.stale => Ok(Ready { needed: Needed::new(), stale: true }),
             Err(unmet) => Err(unmet),
         }
+    }
+
+    /// What is known to be wrong answers nobody, whatever will do.
+    fn trusted(&self) -> Result<(), Unmet> {
+        self.record.quarantine.why().map_or(Ok(()), |why| Err(Unmet::Failed(why)))
     }
 
     async fn met(&self, shared: &Shared, asked: &Asked, until: tokio::time::Instant) -> Result<Needed, Unmet> {

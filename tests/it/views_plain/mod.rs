@@ -3,6 +3,7 @@
 mod conformance;
 mod machines;
 mod plain;
+mod replicas;
 mod stores;
 
 use std::path::Path;
