@@ -104,7 +104,7 @@ fn a_written_configuration_is_read_back_and_has_no_password() {
 
 #[test]
 fn a_feed_of_a_peer_is_mirrored_once() {
-    let node = "[node]\nname = 'a'\n[parent]\nurl = '127.0.0.1:7070'\n";
+    let node = "[node]\nname = 'a'\n[parent]\nurl = '127.0.0.1:7071'\n";
     let mirror = |name: &str, of: &str| format!("[log.{name}]\nmirror = 'peer:{of}'\n");
     parse(&format!("{node}{}{}", mirror("one", "hq/orders"), mirror("two", "hq/sales"))).unwrap();
     let twice = format!("{node}{}{}", mirror("one", "hq/orders"), mirror("two", "hq/orders"));
