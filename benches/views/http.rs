@@ -147,7 +147,7 @@ fn percentile(times: &mut [Duration], part: f64) -> f64 {
 async fn read_own_writes(address: SocketAddr, path: &str, method: &str, body: &str) {
     let mut client = Client::connect(address).await;
     let mut times = Vec::new();
-    for number in 0..READS {
+    for number in 1..=READS {
         let begun = Instant::now();
         let cursor = client.append(number).await;
         client.ask(method, &format!("{path}?after={cursor}"), body).await;
