@@ -40,7 +40,7 @@ pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport}
 pub use ids::{Ids, StrayIds};
 pub use lane::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(crate) use program::{Effects, Program, Script, cursor_before};
+pub(crate) use program::{Effects, Program, Script, stands_before};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use rows::{Cell, Seen, Slot};
 pub use snapshot::Snapshot;

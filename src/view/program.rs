@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::ViewError;
 use super::rows::{About, Cell, Rows, Seen, Slot, key_form, pick};
 use super::sql::{Definition, Parameter, Statement};
+use super::{ViewError, Work};
 use crate::model::{
     Catalog, Change, Cursor, Entry, EntryHeader, FeedRow, FeedRows, Fingerprint, Kind, Op, Position, Row, TableDef,
     TableName, Value, limits,
@@ -435,8 +435,32 @@ fn filled(row: &Row, other: &Row) -> Row {
     row.iter().zip(other).map(fill).collect()
 }
 
+/// Of work that failed with `stop` and was rolled back: how much of it stands before the entry at which the view stops, and the
+/// cursor after that; `None` where there is nothing to apply before it.
+pub(crate) fn stands_before(
+    stop: &ViewError,
+    work: &[Work<'_>],
+    upto: Cursor,
+    held: Option<Cursor>,
+) -> Option<(usize, Cursor)> {
+    let at = match stop {
+        // Nobody can have it passed over, and yet the view cannot be followed from there on.
+        ViewError::Replaced { position, .. } => *position,
+        stop => stop.stops_at()?,
+    };
+    let end = work.iter().position(|item| item.position() >= at).unwrap_or(0);
+    let before = match work.get(end) {
+        Some(Work::Whole(logged)) => cursor_before(at, logged.entry.header(), upto),
+        _ => Cursor { position: Position(at.0.saturating_sub(1)), ..upto },
+    };
+    let after = held.map_or(Position::ZERO, |held| held.position);
+    // Rows of tables come as one transaction before which there is nothing: a cursor there would be without them.
+    let stood = end > 0 || after > Position::ZERO;
+    (stood && before.position > after).then_some((end, before))
+}
+
 /// The cursor before an entry, of which the entry's own tells the epoch if it was first logged there.
-pub(crate) fn cursor_before(position: Position, header: &EntryHeader, upto: Cursor) -> Cursor {
+fn cursor_before(position: Position, header: &EntryHeader, upto: Cursor) -> Cursor {
     let epoch = header.origin.filter(|origin| origin.log == upto.log).map_or(upto.epoch, |origin| origin.epoch);
     Cursor { epoch, position: Position(position.0.saturating_sub(1)), ..upto }
 }

@@ -9,7 +9,7 @@ use super::meta;
 use super::session::Trouble;
 use super::store::{Shared, Writer};
 use crate::model::{Batch, Catalog, Cursor, Entry, LogId, Position, limits};
-use crate::view::{Program, Spools, View, ViewError, Work, cursor_before};
+use crate::view::{Program, Spools, View, ViewError, Work, stands_before};
 
 /// A build as the view of one log.
 pub(super) struct Part {
@@ -51,20 +51,8 @@ impl Part {
         let shared = self.shared.clone();
         let mut writer = shared.writer().await?;
         let Err(stop) = self.commit(&mut writer, &work, batch, batch.upto, spools).await else { return Ok(()) };
-        let replaced = match &stop {
-            ViewError::Replaced { position, .. } => Some(*position),
-            _ => None,
-        };
-        let Some(at) = stop.stops_at().or(replaced) else { return Err(stop) };
         // What stands before the entry that fails is applied all the same.
-        let end = work.iter().position(|item| item.position() >= at).unwrap_or(0);
-        let before = match work.get(end) {
-            Some(Work::Whole(logged)) => cursor_before(at, logged.entry.header(), batch.upto),
-            _ => Cursor { position: Position(at.0.saturating_sub(1)), ..batch.upto },
-        };
-        // Rows of tables come as one transaction before which there is nothing: a cursor there would be without them.
-        let stood = end > 0 || self.held.is_some_and(|held| held.position > Position::ZERO);
-        if stood && before.position > after {
+        if let Some((end, before)) = stands_before(&stop, &work, batch.upto, self.held) {
             self.commit(&mut writer, &work[..end], batch, before, spools).await?;
         }
         Err(stop)

@@ -24,7 +24,7 @@ pub(super) async fn ask(shared: &Arc<Shared>, question: &Question, bounds: &Boun
     let deadline = Instant::now() + bounds.time;
     let place = match &shared.readers {
         Some(readers) => Some(
-            tokio::time::timeout(bounds.time, readers.places.acquire())
+            tokio::time::timeout(bounds.time, readers.places.clone().acquire_owned())
                 .await
                 .map_err(|_| AskError::Slow(bounds.time))?
                 .map_err(|_| AskError::Failed("the store is closed".into()))?,
@@ -32,8 +32,9 @@ pub(super) async fn ask(shared: &Arc<Shared>, question: &Question, bounds: &Boun
         None => None,
     };
     let (here, question, bounds) = (shared.clone(), question.clone(), *bounds);
-    let work = move || match &here.readers {
-        Some(readers) => {
+    // The work keeps the place until it has ended, also where nobody waits for it any more.
+    let work = move || match (&here.readers, place) {
+        (Some(readers), _place) => {
             let mut conn = readers.take().map_err(|error| AskError::Failed(error.to_string()))?;
             let answer = within(&mut conn, &question, bounds, deadline);
             // One that could not be put back as it was is closed.
@@ -42,10 +43,11 @@ pub(super) async fn ask(shared: &Arc<Shared>, question: &Question, bounds: &Boun
             }
             answer
         }
-        None => within(&mut here.writer().conn, &question, bounds, deadline),
+        (None, _) => within(&mut here.writer().conn, &question, bounds, deadline),
     };
-    let answer = tokio::task::spawn_blocking(work).await;
-    drop(place);
+    // The clock is not looked at within one instruction of SQLite, which may take long over long values.
+    let answer = tokio::time::timeout(2 * bounds.time, tokio::task::spawn_blocking(work)).await;
+    let answer = answer.map_err(|_| AskError::Slow(bounds.time))?;
     answer.map_err(|error| AskError::Failed(format!("the question was not answered: {error}")))?
 }
 

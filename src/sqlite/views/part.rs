@@ -8,7 +8,7 @@ use super::carry::Carry;
 use super::meta;
 use super::store::{Shared, Writer};
 use crate::model::{Batch, Catalog, Cursor, LogId, Position};
-use crate::view::{Program, Spools, ViewError, Work, cursor_before};
+use crate::view::{Program, Spools, ViewError, Work, stands_before};
 
 /// A build as the view of one log.
 pub(super) struct Part {
@@ -65,16 +65,8 @@ impl Part {
         let shared = self.shared.clone();
         let mut writer = shared.writer();
         let Err(stop) = self.commit(&mut writer, &work, batch, batch.upto, spools) else { return Ok(()) };
-        let Some(at) = stop.stops_at().or(stands_before(&stop)) else { return Err(stop) };
         // What stands before the entry that fails is applied all the same.
-        let end = work.iter().position(|item| item.position() >= at).unwrap_or(0);
-        let before = match work.get(end) {
-            Some(Work::Whole(logged)) => cursor_before(at, logged.entry.header(), batch.upto),
-            _ => Cursor { position: Position(at.0.saturating_sub(1)), ..batch.upto },
-        };
-        // Rows of tables come as one transaction before which there is nothing: a cursor there would be without them.
-        let stood = end > 0 || self.held.is_some_and(|held| held.position > Position::ZERO);
-        if stood && before.position > after {
+        if let Some((end, before)) = stands_before(&stop, &work, batch.upto, self.held) {
             self.commit(&mut writer, &work[..end], batch, before, spools)?;
         }
         Err(stop)
@@ -157,14 +149,6 @@ fn large(
         program.entry(position, &entry, catalogs, &mut Vec::new(), carry)?;
     }
     Ok(())
-}
-
-/// The entry from which on the view cannot be followed, although nobody can have it passed over.
-fn stands_before(stop: &ViewError) -> Option<Position> {
-    match stop {
-        ViewError::Replaced { position, .. } => Some(*position),
-        _ => None,
-    }
 }
 
 fn roll_back(conn: &Connection, place: &str) {

@@ -1,7 +1,7 @@
 //! Connections that answer questions, a few at a time.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -17,12 +17,12 @@ pub(super) struct Readers {
     wait: Duration,
     idle: Mutex<Vec<Connection>>,
     /// One for each question that is being answered.
-    pub places: Semaphore,
+    pub places: Arc<Semaphore>,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf, wait: Duration) -> Readers {
-        Readers { path, wait, idle: Mutex::default(), places: Semaphore::new(limits::VIEW_READERS_MAX) }
+        Readers { path, wait, idle: Mutex::default(), places: Arc::new(Semaphore::new(limits::VIEW_READERS_MAX)) }
     }
 
     /// One that is idle, or a new one.
