@@ -122,6 +122,7 @@ fn ledger_view(data_dir: &Path) -> ViewSettings {
         kind: "ledger".into(),
         store: "memory".into(),
         tables: None,
+        publish: None,
         make: Arc::new(make),
         persist_every: Some(Duration::from_secs(10)),
     }

@@ -7,7 +7,10 @@ use super::run::Plan;
 use super::{ExitError, Global};
 use crate::node::config::Config;
 use crate::node::feeds::look_at_originals;
-use crate::node::{Exit as Reach, Node, Settings, is_taken, look_at_copies, mend_ids, preflight, probe_parent};
+use crate::node::views::look_at_views;
+use crate::node::{
+    Exit as Reach, Node, NodeError, Preflight, Settings, is_taken, look_at_copies, mend_ids, preflight, probe_parent,
+};
 
 /// Read the configuration and look at everything it names; changes nothing
 #[derive(Debug, Args)]
@@ -67,6 +70,7 @@ pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<Stri
             Err(trouble) => found.warnings.push(format!("mirror {name}: {trouble}")),
         }
     }
+    look_at(&settings, &mut found, &mut plan)?;
     // A node that runs has installed everything.
     if apply && !is_taken(&settings.data_dir) {
         runtime()?.block_on(async {
@@ -76,4 +80,21 @@ pub(super) fn check_node(config: &Config, apply: bool) -> Result<(Plan, Vec<Stri
         })?;
     }
     Ok((plan, found.warnings))
+}
+
+/// Looks at the views; all that is wrong is said, and the last of it ends the command.
+fn look_at(settings: &Settings, found: &mut Preflight, plan: &mut Plan) -> Result<(), ExitError> {
+    let mut refused: Option<NodeError> = None;
+    for view in runtime()?.block_on(look_at_views(settings, found)) {
+        found.warnings.extend(view.warnings);
+        match view.found {
+            Ok(text) => plan.lines.push((format!("view.{}", view.name), text)),
+            Err(error) => {
+                if let Some(before) = refused.replace(error) {
+                    tracing::error!("{before}");
+                }
+            }
+        }
+    }
+    refused.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -5,6 +5,9 @@ use serde_json::Value as Json;
 use super::output::table;
 use crate::model::Timestamp;
 
+/// So many positions are told in one line.
+const PASSED_OVER_TOLD: usize = 5;
+
 /// `status`.
 pub(super) fn status(answer: &Json) -> String {
     let ready = if answer["ready"] == true { "ready" } else { "NOT READY" };
@@ -77,27 +80,45 @@ pub(super) fn views(views: &Json) -> Option<String> {
     let row = |view: &Json| {
         let mut line =
             ["name", "log", "state", "position", "behind", "definition"].map(|key| word(&view[key])).to_vec();
-        line.push(view_next(view));
+        let notes = [view_next(view), passed_over(view)];
+        line.push(notes.into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>().join("; "));
         line
     };
     rows(views, &["NAME", "LOG", "STATE", "POSITION", "BEHIND", "DEFINITION", ""], row)
+}
+
+/// Where entries stand that a view passes over by order.
+fn passed_over(view: &Json) -> String {
+    let all = list(&view["passed_over"]);
+    let told: Vec<String> = all.iter().take(PASSED_OVER_TOLD).map(|one| word(&one["position"])).collect();
+    let more = all.len().saturating_sub(told.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    if told.is_empty() { String::new() } else { format!("passed over {}{more}", told.join(", ")) }
 }
 
 /// Why a view does not go on; else what is to take its place.
 fn view_next(view: &Json) -> String {
     let (failure, building) = (&view["failure"], &view["building"]);
     if failure.is_object() {
-        return format!("stopped at {}: {}", failure["position"], detail(&failure["error"]));
+        return format!("stopped at {}: {}{}", failure["position"], detail(&failure["error"]), skip(failure));
     }
     if !building.is_object() {
         return detail(&view["error"]);
     }
     let of = word(&building["definition"]);
     match (&building["failure"], building["seconds_left"].as_f64()) {
-        (failure @ Json::Object(_), _) => format!("building {of}: stopped: {}", detail(&failure["error"])),
+        (failure @ Json::Object(_), _) => {
+            let (at, why) = (&failure["position"], detail(&failure["error"]));
+            format!("building {of}: stopped at {at}: {why}{}", skip(failure))
+        }
         (_, Some(left)) => format!("building {of}: {} left, about {}", building["left"], milliseconds(left * 1e3)),
         (_, None) => format!("building {of}: {} left", building["left"]),
     }
+}
+
+/// The command that has an entry passed over.
+fn skip(failure: &Json) -> String {
+    failure["skip"].as_str().map(|command| format!(" ({command})")).unwrap_or_default()
 }
 
 /// `source ls`.
@@ -288,6 +309,19 @@ mod tests {
         assert_eq!(lines[2..6], ["PROBLEMS", "  ! table a is parked", "      why: w", "      do: d"]);
         assert!(text.contains("log       1 to 9, 2.0 KiB; waits for child x (3)\n"), "{text}");
         assert!(text.contains("  hq    parent  connected  1.2 ms  0"), "{text}");
+    }
+
+    #[test]
+    fn what_a_view_passes_over_is_told() {
+        let view = |positions: &[u64]| {
+            let over: Vec<Json> = positions.iter().map(|position| json!({ "position": position })).collect();
+            json!([{ "name": "v", "log": "a", "state": "current", "position": 9, "behind": 0, "definition": "d", "passed_over": over }])
+        };
+        let last =
+            |positions| views(&view(positions)).expect("a table").lines().last().map(str::to_owned).expect("a line");
+        assert!(last(&[]).ends_with("  d"), "{}", last(&[]));
+        assert!(last(&[17]).ends_with("  d           passed over 17"), "{}", last(&[17]));
+        assert!(last(&[1, 2, 3, 4, 5, 6, 7]).ends_with("passed over 1, 2, 3, 4, 5 and 2 more"));
     }
 
     #[test]

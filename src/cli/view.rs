@@ -14,6 +14,7 @@ use super::{Exit, ExitError, Global, output, status_text};
   watershed view query order_totals 'select count(*) from totals' --latest --json
   watershed view wait order_totals --after CURSOR --timeout 5s
   watershed view digest order_totals
+  watershed view digest order_totals --at CURSOR     exactly there, so that two nodes can be compared
   watershed view rebuild order_totals
   watershed view skip order_totals --position 17 --yes")]
 pub(super) struct View {
@@ -33,13 +34,16 @@ enum Action {
     /// Wait until it contains something
     Wait(WaitArgs),
     /// What its state is, as a number: equal for equal states
-    Digest(WaitArgs),
+    Digest(DigestArgs),
     /// Build it afresh, by its definition as that stands now; it answers as before until that is done
     Rebuild {
         /// The view
         view: String,
+        /// Also of the entries that it was told to pass over
+        #[arg(long)]
+        with_skipped: bool,
     },
-    /// Have it pass over the entry at which it has stopped; that is shown for ever
+    /// Have it pass over the entry at which it, or what is built of it, has stopped; that is shown for ever
     Skip(SkipArgs),
 }
 
@@ -90,6 +94,31 @@ struct WaitArgs {
     view: String,
     #[command(flatten)]
     having: Having,
+}
+
+#[derive(Debug, Args)]
+struct DigestArgs {
+    /// The view
+    view: String,
+    /// Exactly there: a cursor, several with `,` between them, or a position of a log with one partition; one that the view has
+    /// not come to yet is waited for
+    #[arg(long, value_name = "CURSOR", conflicts_with_all = ["after", "latest"])]
+    at: Option<String>,
+    #[command(flatten)]
+    having: Having,
+}
+
+impl DigestArgs {
+    fn run(self, admin: &Admin, global: &Global) -> Result<(), ExitError> {
+        let at = self.at.map(|at| format!("&at={}", escape(&at))).unwrap_or_default();
+        let answer = admin.get(&path(&self.view, &format!("/digest{}{at}", self.having.query())))?;
+        if global.json {
+            return output::object(answer);
+        }
+        // One that was kept does not say how many they were.
+        let rows = answer["rows"].as_u64().map(|rows| format!(" {rows} rows")).unwrap_or_default();
+        output::line(&format!("{}{rows} at {}", shown(&answer["digest"]), shown(&answer["cursor"])))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -175,14 +204,10 @@ impl View {
                 let text = shown(&answer["cursor"]);
                 print(answer, text)
             }
-            Action::Digest(wait) => {
-                let answer = admin.get(&path(&wait.view, &format!("/digest{}", wait.having.query())))?;
-                let text =
-                    format!("{} {} rows at {}", shown(&answer["digest"]), answer["rows"], shown(&answer["cursor"]));
-                print(answer, text)
-            }
-            Action::Rebuild { view } => {
-                let answer = admin.post(&path(&view, "/rebuild"))?;
+            Action::Digest(digest) => digest.run(&admin, global),
+            Action::Rebuild { view, with_skipped } => {
+                let body = json!({ "with_skipped": with_skipped }).to_string();
+                let answer = admin.send(&path(&view, "/rebuild"), &body, &[])?;
                 output::done(global.json, answer, &view)
             }
             Action::Skip(over) => {

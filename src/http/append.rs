@@ -355,6 +355,12 @@ fn told(refused: &CallError) -> (StatusCode, &'static str, &'static str, &'stati
             "a mirror has the positions of its original, so nobody else appends; `watershed promote` makes it a log of its own",
             "append at its original",
         ),
+        CallError::View(..) => (
+            StatusCode::FORBIDDEN,
+            "WS-VIEW-101",
+            "it has what changes in the view's rows, and nothing else",
+            "append to the log that the view is derived from",
+        ),
         CallError::ReadOnly(_) => (
             StatusCode::FORBIDDEN,
             "WS-FEED-014",

@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::answer::HEAD_LATE;
+use super::call::{Call, Listener};
 use super::wire::Wire;
 use crate::model::limits;
 use crate::node::Traffic;
@@ -80,7 +80,7 @@ pub(super) struct Connection {
     wire: Wire,
     from: SocketAddr,
     /// Reading and writing are waited for by different tasks.
-    end: [Pin<Box<WaitForCancellationFutureOwned>>; 2],
+    end: [Listener; 2],
     alarms: [Alarm; 2],
     requests: Arc<Requests>,
     traffic: Arc<Traffic>,
@@ -98,16 +98,15 @@ impl Connection {
     pub(super) fn new(
         wire: Wire,
         from: SocketAddr,
-        end: &CancellationToken,
+        end: &Call,
         traffic: Arc<Traffic>,
         place: OwnedSemaphorePermit,
     ) -> Connection {
-        let ended = || Box::pin(end.clone().cancelled_owned());
         Traffic::count(&traffic.open);
         Connection {
             wire,
             from,
-            end: [ended(), ended()],
+            end: [end.listen(), end.listen()],
             alarms: [Alarm::default(), Alarm::default()],
             requests: Arc::default(),
             traffic,
@@ -128,7 +127,7 @@ impl Connection {
 
     /// Breaks once the node has ended.
     fn check(&mut self, half: usize, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.end[half].as_mut().poll(cx) {
+        match Pin::new(&mut self.end[half]).poll(cx) {
             Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the node has stopped")),
             Poll::Pending => Ok(()),
         }

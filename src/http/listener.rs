@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::answer::{Answer, NOT_TLS, TOO_MANY};
+use super::call::{Call, Listener};
 use super::connection::{Connection, UnderWay};
 use super::wire::Wire;
 use crate::model::limits;
@@ -45,6 +46,15 @@ pub(super) struct Served {
     pub stop: CancellationToken,
     /// Ends all connections, done or not, so long after `stop`.
     pub drain: Duration,
+}
+
+/// What connections are told.
+#[derive(Clone, Default)]
+struct Calls {
+    /// What is under way is answered, and nothing more.
+    last_answer: Call,
+    /// Nothing is waited for any more.
+    end: Call,
 }
 
 /// The bounds of one listener.
@@ -73,14 +83,14 @@ impl Bounds {
 impl Served {
     /// Serves until it is stopped; returns when the last connection has ended.
     pub(super) async fn run(self, listener: TcpListener) {
-        let (bounds, tasks, end) = (Bounds::new(), TaskTracker::new(), CancellationToken::new());
+        let (bounds, tasks, calls) = (Bounds::new(), TaskTracker::new(), Calls::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = self.stop.cancelled() => break,
             };
             match accepted {
-                Ok((stream, from)) => self.accepted(stream, from, &bounds, &tasks, &end),
+                Ok((stream, from)) => self.accepted(stream, from, &bounds, &tasks, &calls),
                 // Somebody who has gone again.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -90,6 +100,7 @@ impl Served {
             }
         }
         drop(listener);
+        calls.last_answer.tell();
         tasks.close();
         // Answers under way are finished, and links say goodbye; whoever has not asked, or does not read, is waited for no
         // longer.
@@ -99,19 +110,12 @@ impl Served {
             let _ = bounds.places.acquire_many(bounds.count).await;
         };
         if timeout(self.drain, all_gone).await.is_err() {
-            end.cancel();
+            calls.end.tell();
             tasks.wait().await;
         }
     }
 
-    fn accepted(
-        &self,
-        stream: TcpStream,
-        from: SocketAddr,
-        bounds: &Bounds,
-        tasks: &TaskTracker,
-        end: &CancellationToken,
-    ) {
+    fn accepted(&self, stream: TcpStream, from: SocketAddr, bounds: &Bounds, tasks: &TaskTracker, calls: &Calls) {
         // Heartbeats and small transactions leave at once.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!("TCP_NODELAY: {error}");
@@ -120,7 +124,7 @@ impl Served {
             Traffic::count(&self.traffic.turned_away);
             // When there are too many of these, too, the connection is closed without a word.
             if let Ok(told) = bounds.turned_away.clone().try_acquire_owned() {
-                let (served, end) = (self.clone(), end.clone());
+                let (served, end) = (self.clone(), calls.end.listen());
                 tasks.spawn(async move {
                     let telling = async {
                         if let Ok(wire) = served.wire(stream).await {
@@ -129,14 +133,14 @@ impl Served {
                     };
                     tokio::select! {
                         _ = timeout(limits::HTTP_TURNED_AWAY_TIMEOUT, telling) => {}
-                        () = end.cancelled() => {}
+                        () = end => {}
                     }
                     drop(told);
                 });
             }
             return;
         };
-        let (served, end, handshakes) = (self.clone(), end.clone(), bounds.handshakes.clone());
+        let (served, calls, handshakes) = (self.clone(), calls.clone(), bounds.handshakes.clone());
         tasks.spawn(async move {
             let wire = if served.tls.is_none() {
                 Wire::Plain(stream)
@@ -146,7 +150,7 @@ impl Served {
                 };
                 let shaken = tokio::select! {
                     shaken = timeout(limits::HTTP_HANDSHAKE_TIMEOUT, served.wire(stream)) => shaken,
-                    () = end.cancelled() => return,
+                    () = calls.end.listen() => return,
                 };
                 match shaken {
                     Ok(Ok(wire)) => wire,
@@ -154,8 +158,8 @@ impl Served {
                     Err(_) => return Traffic::count(&served.traffic.late),
                 }
             };
-            let connection = Connection::new(wire, from, &end, served.traffic.clone(), place);
-            served.converse(connection, from).await;
+            let connection = Connection::new(wire, from, &calls.end, served.traffic.clone(), place);
+            served.converse(connection, from, calls.last_answer.listen()).await;
         });
     }
 
@@ -171,7 +175,7 @@ impl Served {
         Ok(Wire::Tls(Box::new(TlsAcceptor::from(tls.config()).accept(stream).await?)))
     }
 
-    async fn converse(self, connection: Connection, from: SocketAddr) {
+    async fn converse(self, connection: Connection, from: SocketAddr, last_answer: Listener) {
         let (requests, app) = (connection.requests(), self.app);
         let service = service_fn(move |request: Request<Incoming>| {
             let under_way = UnderWay::begin(&requests);
@@ -196,7 +200,7 @@ impl Served {
         let mut conversing = pin!(conversing);
         let ended = tokio::select! {
             ended = conversing.as_mut() => ended,
-            () = self.stop.cancelled() => {
+            () = last_answer => {
                 conversing.as_mut().graceful_shutdown();
                 conversing.await
             }

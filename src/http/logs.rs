@@ -40,6 +40,9 @@ fn shown(node: &Node, feed: &Feed) -> Value {
         value["state"] = status.as_ref().map_or("stopped", |status| status.state).into();
         value["behind"] = status.as_ref().map(|status| status.behind).into();
     }
+    if let Some(view) = feed.view_of() {
+        value["view"] = view.into();
+    }
     if infos.len() > 1 {
         let parts = infos.iter().enumerate().map(|(number, info)| {
             json!({ "partition": number, "id": info.id.to_string(), "oldest": info.oldest.0, "tail": info.tail.0, "bytes": info.bytes })

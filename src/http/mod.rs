@@ -3,6 +3,7 @@
 mod access;
 mod answer;
 mod append;
+mod call;
 mod connection;
 mod consumers;
 mod entries;
@@ -16,7 +17,9 @@ mod metrics;
 mod operate;
 mod server;
 mod views;
+mod views_answer;
 mod views_changes;
+mod views_digest;
 mod views_refused;
 mod waiting;
 mod wire;

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 use super::guard::Guard;
 use super::listener::Served;
-use super::{access, append, consumers, entries, logs, metrics, operate, views, views_changes};
+use super::{access, append, consumers, entries, logs, metrics, operate, views, views_changes, views_digest};
 use crate::model::limits;
 use crate::node::{Node, Right, Status, Tree, ready};
 use crate::peer::{Serving, Timing};
@@ -88,7 +88,7 @@ fn router(node: Arc<Node>, guard: Arc<Guard>) -> Router {
         .route("/v1/views", get(views::ls))
         .route("/v1/views/{view}", get(views::show))
         .route("/v1/views/{view}/query", post(views::query))
-        .route("/v1/views/{view}/digest", get(views::digest))
+        .route("/v1/views/{view}/digest", get(views_digest::digest))
         .route("/v1/views/{view}/changes", get(views_changes::changes))
         .route("/v1/views/{view}/{table}/{key}", get(views::row))
         .route("/v1/peer", get(peer))

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,11 +14,12 @@ use serde_json::{Value, json};
 use super::access::allowed;
 use super::append::CURSOR;
 use super::server::Shared;
+use super::views_answer::{self, with_cursor};
 use super::views_refused::{bad, bad_token, no_view, ordered, refused, unasked};
 use crate::model::{Position, limits};
-use crate::node::views::{Asked, Told, Viewed};
+use crate::node::views::{Asked, Viewed};
 use crate::node::{Node, Right};
-use crate::view::{Answer, Bounds, Question, Token, TokenError};
+use crate::view::{Bounds, Question, Token, TokenError};
 
 /// What an answer may cost.
 const BOUNDS: Bounds = Bounds {
@@ -30,15 +32,16 @@ const BOUNDS: Bounds = Bounds {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
-    after: Option<String>,
-    at: Option<String>,
+    pub(super) after: Option<String>,
+    /// Of a digest.
+    pub(super) at: Option<String>,
     timeout: Option<String>,
-    on_timeout: Option<String>,
-    consistency: Option<String>,
+    pub(super) on_timeout: Option<String>,
+    pub(super) consistency: Option<String>,
 }
 
-type Refusal = Box<Response>;
-type Options = Result<Query<Wanted>, QueryRejection>;
+pub(super) type Refusal = Box<Response>;
+pub(super) type Options = Result<Query<Wanted>, QueryRejection>;
 
 /// A time: `2s`, `500ms`, or seconds.
 fn patience(text: &str) -> Option<Duration> {
@@ -53,8 +56,11 @@ fn patience(text: &str) -> Option<Duration> {
 }
 
 /// What the query and the headers say together.
-fn asked(options: Options, headers: &HeaderMap) -> Result<Asked, Refusal> {
+pub(super) fn asked(options: Options, headers: &HeaderMap) -> Result<Asked, Refusal> {
     let Query(wanted) = options.map_err(|refused| bad(&refused.body_text()))?;
+    if wanted.at.is_some() {
+        return Err(bad("at= is for digests: what an answer has to contain is said by after="));
+    }
     let shown = match headers.get(CURSOR) {
         Some(value) => Some(value.to_str().map_err(|_| bad("the header watershed-cursor is not ASCII text"))?),
         None => None,
@@ -68,7 +74,7 @@ fn asked(options: Options, headers: &HeaderMap) -> Result<Asked, Refusal> {
         Some(other) => return Err(bad(&format!("consistency {other:?} is not latest"))),
     };
     // All of them say what has been seen: the answer has to have everything.
-    let said = [wanted.after.as_deref(), wanted.at.as_deref(), shown].into_iter().flatten();
+    let said = [wanted.after.as_deref(), shown].into_iter().flatten();
     let said = said.filter(|text| !text.is_empty()).map(token);
     let tokens = said.chain(latest.map(Ok)).collect::<Result<Vec<Token>, Refusal>>()?;
     let timeout = match &wanted.timeout {
@@ -89,22 +95,6 @@ fn asked(options: Options, headers: &HeaderMap) -> Result<Asked, Refusal> {
 pub(super) fn found<'n>(node: &'n Node, name: &str, headers: &HeaderMap) -> Result<&'n Arc<Viewed>, Refusal> {
     allowed(node, headers, &Right::Query(name.into()), true)?;
     node.shared.views.get(name).ok_or_else(|| Box::new(no_view(name)))
-}
-
-fn with_cursor(mut response: Response, cursor: &str) -> Response {
-    if let Ok(value) = HeaderValue::from_str(cursor) {
-        response.headers_mut().insert(CURSOR, value);
-    }
-    response
-}
-
-fn answer(told: Told<Answer>) -> Response {
-    let Told { what, cursor, stale } = told;
-    let Answer { columns, rows, definition, .. } = what;
-    let body = json!({
-        "schema": 1, "columns": columns, "rows": rows, "cursor": cursor, "definition": definition.to_string(), "stale": stale,
-    });
-    with_cursor(Json(body).into_response(), &cursor)
 }
 
 /// What is asked.
@@ -132,6 +122,8 @@ pub async fn query(
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
+    // Whoever waits keeps nothing that is not needed.
+    drop(headers);
     let question = match body {
         Ok(Json(Body { params: Value::String(_) | Value::Number(_) | Value::Bool(_), .. })) => {
             return *bad("params is neither a list nor an object");
@@ -140,7 +132,7 @@ pub async fn query(
         Err(refused) => return unasked(&refused),
     };
     match view.ask(&node.shared, &asked, &question, &BOUNDS).await {
-        Ok(told) => answer(told),
+        Ok(told) => views_answer::rows(&told),
         Err(unanswered) => refused(view, &unanswered),
     }
 }
@@ -160,16 +152,12 @@ pub async fn row(
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
-    let told = match view.ask(&node.shared, &asked, &Question::Row { table, key }, &BOUNDS).await {
-        Ok(told) => told,
-        Err(unanswered) => return refused(view, &unanswered),
-    };
-    let Told { what, cursor, stale } = told;
-    let values = what.rows.into_iter().next().unwrap_or_default();
-    let row: serde_json::Map<String, Value> = what.columns.into_iter().zip(values).collect();
-    let definition = what.definition.to_string();
-    let body = json!({ "schema": 1, "row": row, "cursor": cursor, "definition": definition, "stale": stale });
-    with_cursor(Json(body).into_response(), &cursor)
+    // Whoever waits keeps nothing that is not needed.
+    drop(headers);
+    match view.ask(&node.shared, &asked, &Question::Row { table, key }, &BOUNDS).await {
+        Ok(told) => views_answer::row(&told),
+        Err(unanswered) => refused(view, &unanswered),
+    }
 }
 
 /// `GET /v1/views`: those that may be asked.
@@ -206,31 +194,23 @@ pub async fn show(State(node): Shared, Path(name): Path<String>, options: Option
     with_cursor(Json(body).into_response(), &status.cursor)
 }
 
-/// `GET /v1/views/{view}/digest`.
-pub async fn digest(State(node): Shared, Path(name): Path<String>, options: Options, headers: HeaderMap) -> Response {
-    let view = match found(&node, &name, &headers) {
-        Ok(view) => view,
-        Err(refused) => return *refused,
-    };
-    let asked = match asked(options, &headers) {
-        Ok(asked) => asked,
-        Err(refused) => return *refused,
-    };
-    match view.digest(&node.shared, &asked).await {
-        Ok(Told { what, cursor, stale }) => {
-            let digest: String = what.digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            let body = json!({ "schema": 1, "digest": digest, "rows": what.rows, "cursor": cursor, "stale": stale });
-            with_cursor(Json(body).into_response(), &cursor)
-        }
-        Err(unanswered) => refused(view, &unanswered),
-    }
+/// How a view is built afresh.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Afresh {
+    #[serde(default)]
+    with_skipped: bool,
 }
 
 /// `POST /v1/views/{view}/rebuild`.
-pub async fn rebuild(State(node): Shared, Path(name): Path<String>) -> Response {
-    match node.shared.views.get(&name) {
-        None => no_view(&name),
-        Some(view) => ordered(&name, view.rebuild().await),
+pub async fn rebuild(State(node): Shared, Path(name): Path<String>, body: Bytes) -> Response {
+    let Some(view) = node.shared.views.get(&name) else { return no_view(&name) };
+    // Without a body, as it is.
+    let afresh =
+        if body.is_empty() { Ok(Afresh::default()) } else { Json::<Afresh>::from_bytes(&body).map(|Json(said)| said) };
+    match afresh {
+        Ok(afresh) => ordered(&name, view.rebuild(afresh.with_skipped).await),
+        Err(refused) => unasked(&refused),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What changes in a view's tables, as events.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,11 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use super::append::CURSOR;
+use super::entries::last_event_id;
 use super::server::{Shared, error};
-use super::views::found;
+use super::views::{Refusal, asked, found};
+use super::views_answer::with_cursor;
 use super::views_refused::{bad, refused};
 use crate::model::limits;
 use crate::node::Node;
@@ -54,7 +58,7 @@ fn gone() -> Response {
 
 fn none_kept(view: &str) -> Response {
     let message = format!("the view {view:?} keeps no changes");
-    let fix = format!("write `changes = true` under [view.{view}]; views in SQLite and in memory by SQL can");
+    let fix = format!("write `changes = true` under [view.{view}]; views by SQL can");
     error(StatusCode::CONFLICT, "WS-VIEW-067", &message, "they are kept where that is asked for", &fix)
 }
 
@@ -80,12 +84,16 @@ pub async fn changes(
         Ok(Query(wanted)) => wanted,
         Err(refused) => return *bad(&refused.body_text()),
     };
-    let resume = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
-    let from = resume.map(str::to_owned).or(wanted.after);
+    let resume = last_event_id(&headers);
+    let from = resume.map(Cow::into_owned).or(wanted.after);
     let snapshot = match wanted.snapshot.as_deref() {
         None | Some("0" | "false") => false,
         Some("" | "1" | "true") => from.is_none(),
         Some(_) => return *bad("snapshot is neither 1 nor 0"),
+    };
+    let cursor = match has_seen(&node, &view, &headers, snapshot).await {
+        Ok(cursor) => cursor,
+        Err(refused) => return *refused,
     };
     let kept = match view.changes().await {
         Ok(Some(kept)) => kept,
@@ -93,10 +101,23 @@ pub async fn changes(
         Err(unmet) => return refused(&view, &Unanswered::Unmet(unmet)),
     };
     match begin(node, view.clone(), kept, from, snapshot).await {
-        Ok(Some(reading)) => answer(reading),
+        Ok(Some(reading)) => match cursor {
+            Some(cursor) => with_cursor(answer(reading), &cursor),
+            None => answer(reading),
+        },
         Ok(None) => gone(),
         Err(failed) => refused(&view, &Unanswered::Ask(failed)),
     }
+}
+
+/// Waits until the view has what its reader has seen, and for rows what others have; how far it is then.
+async fn has_seen(node: &Node, view: &Viewed, headers: &HeaderMap, snapshot: bool) -> Result<Option<String>, Refusal> {
+    if !snapshot && !headers.contains_key(CURSOR) {
+        return Ok(None);
+    }
+    let asked = asked(Ok(Query(Default::default())), headers)?;
+    let told = view.wait(&node.shared, &asked).await;
+    told.map(|told| Some(told.cursor)).map_err(|unmet| Box::new(refused(view, &Unanswered::Unmet(unmet))))
 }
 
 async fn begin(

@@ -58,15 +58,31 @@ pub(super) fn refused(view: &Viewed, unanswered: &Unanswered) -> Response {
     match unanswered {
         Unanswered::Unmet(unmet) => not_there(view, unmet),
         Unanswered::Ask(failed) => not_answered(failed),
+        Unanswered::Passed(why) => {
+            let fix = "ask for a place ahead of the view, such as the log's tail and a few more; at several nodes for the same one, at once";
+            let more = at_present(view, "passed");
+            let past = "a state is not kept once it has changed";
+            refusal(StatusCode::CONFLICT, "WS-VIEW-120", why, past, fix, more, None)
+        }
+        Unanswered::Crowded => {
+            let (words, more) = (unanswered.to_string(), at_present(view, "not_yet"));
+            let why = "each goes through everything that the view has";
+            refusal(StatusCode::SERVICE_UNAVAILABLE, "WS-VIEW-121", &words, why, "ask again a little later", more, None)
+        }
     }
+}
+
+/// The reason in a word, and how far the view has come.
+fn at_present(view: &Viewed, reason: &str) -> Map<String, serde_json::Value> {
+    let mut more = Map::new();
+    more.insert("reason".into(), reason.into());
+    more.insert("view".into(), view.name.as_ref().into());
+    more.insert("cursor".into(), view.cursor(&view.reached()).into());
+    more
 }
 
 /// The view has not got what the answer is to contain: why, in a word and in words, and how far it has come.
 fn not_there(view: &Viewed, unmet: &Unmet) -> Response {
-    let mut more = Map::new();
-    more.insert("reason".into(), unmet.reason().into());
-    more.insert("view".into(), view.name.as_ref().into());
-    more.insert("cursor".into(), view.cursor(&view.reached()).into());
     let (status, code, why, fix) = match unmet {
         Unmet::NotYet(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -102,7 +118,7 @@ fn not_there(view: &Viewed, unmet: &Unmet) -> Response {
             "show a token of the log that the view is of; or ask without one",
         ),
     };
-    refusal(status, code, &unmet.to_string(), why, fix, more, None)
+    refusal(status, code, &unmet.to_string(), why, fix, at_present(view, unmet.reason()), None)
 }
 
 fn not_answered(failed: &AskError) -> Response {

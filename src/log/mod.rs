@@ -60,6 +60,11 @@ pub trait Source: Send + Sync {
     fn catalog(&self) -> Arc<Catalog>;
     /// Entries after `from`; an empty batch means caught up (wait on [`Source::tail`]).
     async fn read(&self, from: ReadFrom, limit: Limit) -> Result<Batch, SourceError>;
+    /// The same, for whoever is busy with what was read before: a source whose reading takes a processor's time reads on
+    /// another thread from the first poll on. Dropping the future leaves that one read to its end.
+    async fn read_ahead(&self, from: ReadFrom, limit: Limit) -> Result<Batch, SourceError> {
+        self.read(from, limit).await
+    }
     /// Nobody known needs entries up to and including `upto` any more: they may go when their time is over. Retention
     /// only; lowering it is allowed.
     async fn release(&self, upto: Position) -> Result<(), SourceError>;

@@ -41,6 +41,7 @@ pub struct Entry {
     bytes: Bytes,
     /// Where in `bytes` the changes are.
     changes: Range<u32>,
+    glance: Glance,
     /// Read when it is first asked for: many entries are passed on, or over, by what stands in their batch.
     header: OnceLock<Box<EntryHeader>>,
     changes_bytes: OnceLock<Bytes>,
@@ -53,6 +54,7 @@ impl Entry {
         let end = bytes.len() as u32;
         Entry {
             changes: end - changes.len() as u32..end,
+            glance: Glance::of(&header),
             bytes,
             header: OnceLock::from(Box::new(header)),
             changes_bytes: OnceLock::from(changes),
@@ -61,8 +63,8 @@ impl Entry {
 
     /// Checks an entry's envelope; the changes stay encoded until [`Entry::changes`].
     pub fn decode(bytes: Bytes) -> Result<Entry, CodecError> {
-        let changes = envelope::check_entry(&bytes)?;
-        Ok(Entry { bytes, changes, header: OnceLock::new(), changes_bytes: OnceLock::new() })
+        let (changes, glance) = envelope::check_entry(&bytes)?;
+        Ok(Entry { bytes, changes, glance, header: OnceLock::new(), changes_bytes: OnceLock::new() })
     }
 
     /// The envelope.
@@ -72,7 +74,7 @@ impl Entry {
 
     /// The little of the envelope that says how it is to be taken; cheaper than [`Entry::header`] where that is not needed.
     pub fn glance(&self) -> Glance {
-        envelope::glance(&self.bytes).expect("it was checked in decode")
+        self.glance
     }
 
     /// The whole entry, as it is stored and sent.
@@ -83,6 +85,11 @@ impl Entry {
     /// The encoded changes.
     pub fn changes_bytes(&self) -> &Bytes {
         self.changes_bytes.get_or_init(|| self.bytes.slice(self.changes.start as usize..self.changes.end as usize))
+    }
+
+    /// The encoded changes, for those who only look at them.
+    pub fn changes_slice(&self) -> &[u8] {
+        &self.bytes[self.changes.start as usize..self.changes.end as usize]
     }
 
     /// Decodes the changes.

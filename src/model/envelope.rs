@@ -199,14 +199,6 @@ trait Visit {
     fn text(&mut self, field: u32, text: &str);
 }
 
-/// For checking only.
-struct Nothing;
-
-impl Visit for Nothing {
-    fn number(&mut self, _field: u32, _value: u64) {}
-    fn text(&mut self, _field: u32, _text: &str) {}
-}
-
 /// What of an envelope says how an entry is to be taken, read without putting anything on the heap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Glance {
@@ -218,6 +210,14 @@ pub struct Glance {
     pub table: Fingerprint,
     /// How many tables it names.
     pub tables: usize,
+}
+
+impl Glance {
+    /// What it is of an envelope that has been read.
+    pub(super) fn of(header: &EntryHeader) -> Glance {
+        let table = header.tables.first().copied().unwrap_or_default();
+        Glance { part: header.part, more: header.more, table, tables: header.tables.len() }
+    }
 }
 
 impl Visit for Glance {
@@ -303,9 +303,11 @@ fn visit_entry(bytes: &[u8], visit: &mut impl Visit) -> Result<Range<u32>, &'sta
     Ok(place(changes.start)?..place(changes.end)?)
 }
 
-/// Checks that [`decode_header`] can read the envelope, and returns where the changes are.
-pub(super) fn check_entry(bytes: &[u8]) -> Result<Range<u32>, CodecError> {
-    visit_entry(bytes, &mut Nothing).map_err(|why| malformed("an entry", why))
+/// Checks that [`decode_header`] can read the envelope, looks at it, and returns where the changes are.
+pub(super) fn check_entry(bytes: &[u8]) -> Result<(Range<u32>, Glance), CodecError> {
+    let mut glance = Glance::default();
+    let changes = visit_entry(bytes, &mut glance).map_err(|why| malformed("an entry", why))?;
+    Ok((changes, glance))
 }
 
 /// Reads an entry's envelope.
@@ -318,11 +320,4 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<EntryHeader, CodecError> {
         header.origin = Some(Origin { log, epoch: Epoch(epoch), position: Position(position) });
     }
     Ok(header)
-}
-
-/// Looks at an envelope.
-pub(super) fn glance(bytes: &[u8]) -> Result<Glance, CodecError> {
-    let mut glance = Glance::default();
-    visit_entry(bytes, &mut glance).map_err(|why| malformed("an entry", why))?;
-    Ok(glance)
 }

@@ -1,5 +1,19 @@
 //! Every limit, in one place. Reaching one is a clear error, never a silent cut.
 
+mod views;
+
+pub use views::{
+    MACHINE_APPLY_MAX, MACHINE_DIGEST_EVERY, MACHINE_DIGESTS_MAX, MACHINE_DIGESTS_SENT_MAX, REDUCE_STATE_BYTES_MAX,
+    REDUCE_STATE_DEPTH_MAX, VIEW_ANSWER_BYTES_MAX, VIEW_ANSWER_ROWS_MAX, VIEW_ASK_TIME_MAX, VIEW_CHANGES_AT_ONCE,
+    VIEW_CHANGES_KEPT, VIEW_COLUMNS_MAX, VIEW_DIGESTS_MAX, VIEW_ENTRY_SHOWN_BYTES, VIEW_FLOWN_ENTRIES, VIEW_LOCK_PAUSE,
+    VIEW_LOOK_INTERVAL, VIEW_NEAR_ENTRIES, VIEW_ORDERS_MAX, VIEW_OUT_BYTES_AT_ONCE, VIEW_OUT_MEMORY_BYTES,
+    VIEW_OUT_PIECES, VIEW_OUT_WAITING_MAX, VIEW_PARAMETERS_MAX, VIEW_PARTITIONS_MAX, VIEW_QUESTION_BYTES_MAX,
+    VIEW_QUESTION_PARAMETERS_MAX, VIEW_READERS_MAX, VIEW_REBUILD_SHARE, VIEW_SENT_BYTES, VIEW_SENT_STATEMENTS,
+    VIEW_SHOWN_BYTES, VIEW_SQL_BYTES_MAX, VIEW_STALL_AFTER, VIEW_STAND_MAX, VIEW_STAND_REST, VIEW_STATEMENTS_MAX,
+    VIEW_SWITCH_ENTRIES, VIEW_SWITCH_WAIT, VIEW_TOKEN_BYTES_MAX, VIEW_VALUE_BYTES_MAX, VIEW_WAIT_DEFAULT,
+    VIEW_WAIT_MAX, VIEW_WAITERS_MAX, VIEWS_MAX,
+};
+
 use std::time::Duration;
 
 /// Names of tables, columns and nodes.
@@ -404,76 +418,8 @@ pub const FEED_CALL_TABLES_MAX: usize = 1_000;
 pub const PRESENT_BYTES_MAX: usize = 64 << 20;
 /// Writers of a SQLite database are held up no longer than that while a snapshot of its tables is begun.
 pub const PRESENT_HOLD_MAX: Duration = Duration::from_secs(1);
-/// Partitions of one log that a view may have cursors of.
-pub const VIEW_PARTITIONS_MAX: usize = 65_536;
-/// Positions between two digests of a machine's state: the multiples of it, so that all replicas agree on them.
-pub const MACHINE_DIGEST_EVERY: u64 = 1_000;
-/// Such digests that are kept.
-pub const MACHINE_DIGESTS_MAX: usize = 256;
-/// Such digests that travel in one heartbeat, per machine.
-pub const MACHINE_DIGESTS_SENT_MAX: usize = 24;
-/// Transactions that are applied to a machine before those who read it get their turn.
-pub const MACHINE_APPLY_MAX: usize = 512;
-/// One state of a `reduce` view, as JSON.
-pub const REDUCE_STATE_BYTES_MAX: usize = 1 << 20;
 /// Replicas of machines of which one heartbeat speaks.
 pub const HEARTBEAT_REPLICAS_MAX: usize = 256;
-/// What a reader of a view may show that it has seen: cursors of all partitions of a log.
-pub const VIEW_TOKEN_BYTES_MAX: usize = 8 << 10;
-/// Readers that wait for one view.
-pub const VIEW_WAITERS_MAX: usize = 100_000;
-/// How long a reader waits for a view that does not say.
-pub const VIEW_WAIT_DEFAULT: Duration = Duration::from_secs(2);
-/// How long a reader may wait for a view.
-pub const VIEW_WAIT_MAX: Duration = Duration::from_secs(300);
-/// A question to a view is broken off after this.
-pub const VIEW_ASK_TIME_MAX: Duration = Duration::from_secs(5);
-/// Rows of one answer of a view.
-pub const VIEW_ANSWER_ROWS_MAX: usize = 10_000;
-/// Values of one answer of a view.
-pub const VIEW_ANSWER_BYTES_MAX: usize = 8 << 20;
-/// A view that has not moved for so long, while its log has more, has stalled.
-pub const VIEW_STALL_AFTER: Duration = Duration::from_secs(5);
-/// Between two looks at how views are doing.
-pub const VIEW_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A view that is being built and lacks more entries than this tells readers so at once.
-pub const VIEW_NEAR_ENTRIES: u64 = 10_000;
-/// Of its time a view that is rebuilt beside the one that answers works so many hundredths.
-pub const VIEW_REBUILD_SHARE: u32 = 50;
-/// A rebuilt view that lacks no more entries than this takes its place: what it replaces stands still, and it reads the rest.
-pub const VIEW_SWITCH_ENTRIES: u64 = 1_000;
-/// How long a rebuilt view may take to reach the one that it replaces, which stands still meanwhile.
-pub const VIEW_SWITCH_WAIT: Duration = Duration::from_secs(5);
-/// Of the entry at which a view has failed, so much is shown.
-pub const VIEW_ENTRY_SHOWN_BYTES: usize = 4 << 10;
-/// The file with a view's definition.
-pub const VIEW_SQL_BYTES_MAX: u64 = 1 << 20;
-/// Changes of a view's rows that are kept for whoever reads them.
-pub const VIEW_CHANGES_KEPT: u64 = 100_000;
-/// Changes of a view's rows that are read at once.
-pub const VIEW_CHANGES_AT_ONCE: usize = 500;
-/// Views of a node.
-pub const VIEWS_MAX: usize = 256;
-/// Orders that wait at a view.
-pub const VIEW_ORDERS_MAX: usize = 16;
-/// Statements of such a definition.
-pub const VIEW_STATEMENTS_MAX: usize = 1_000;
-/// Different parameters of one of its statements.
-pub const VIEW_PARAMETERS_MAX: usize = 500;
-/// Questions to one SQL view that are being answered; further ones wait.
-pub const VIEW_READERS_MAX: usize = 4;
-/// A question's text.
-pub const VIEW_QUESTION_BYTES_MAX: usize = 100_000;
-/// Parameters of a question.
-pub const VIEW_QUESTION_PARAMETERS_MAX: usize = 1_000;
-/// One value that a question makes or reads, in bytes.
-pub const VIEW_VALUE_BYTES_MAX: usize = 4 << 20;
-/// Columns of an answer, unless a table of the view has more.
-pub const VIEW_COLUMNS_MAX: usize = 64;
-/// Of a statement or an entry, what an error shows, in bytes.
-pub const VIEW_SHOWN_BYTES: usize = 2_000;
-/// Between two attempts at a lock on a view's file.
-pub const VIEW_LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Formatted entries that are kept for further readers of the same place, of all feeds of a node together.
 pub const FEED_PIECES_BYTES_MAX: usize = 8 << 20;
 /// Such pieces.
@@ -490,11 +436,3 @@ pub const FEED_SCAN_BYTES_MAX: usize = 64 << 20;
 pub const FEED_TABLES_MAX: usize = 20_000;
 /// Answers with entries that wait until a peer takes them; what it asks for beyond them waits unread.
 pub const FEED_ANSWERS_MAX: usize = 16;
-/// Lists and maps within each other in a state of a `reduce` view.
-pub const REDUCE_STATE_DEPTH_MAX: usize = 64;
-/// Statements of a view that are sent to PostgreSQL at once; of its latest rows, so many are in memory.
-pub const VIEW_SENT_STATEMENTS: usize = 1_000;
-/// The same in bytes of their values.
-pub const VIEW_SENT_BYTES: usize = 4 << 20;
-/// A batch of so many entries is applied to a view in SQLite while the next one is read.
-pub const VIEW_FLOWN_ENTRIES: usize = 512;

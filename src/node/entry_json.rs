@@ -105,7 +105,7 @@ fn write_feed(out: &mut String, logged: &Logged, catalog: &Catalog) -> bool {
             None => return false,
         }
     }
-    for row in FeedRows::new(logged.entry.changes_bytes()) {
+    for row in FeedRows::new(logged.entry.changes_slice()) {
         let named = row.and_then(|row| Some((row, tables.get(row.table)?)));
         let Some((row, table)) = named else {
             out.truncate(start);

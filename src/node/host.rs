@@ -412,8 +412,10 @@ impl Host for NodeHost {
         let shared = &self.0;
         // First the others: what they speak of is in the log up to the tail that is read behind them.
         let others = shared.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was captured up to that place is in the log up to the same tail.
+        let captured = shared.captured();
         let cursor = shared.log.cursor_at(*shared.log.tail().borrow());
-        let own = Head { node: shared.me(), cursor, time: Timestamp::now() };
+        let own = Head { node: shared.me(), cursor, time: Timestamp::now(), captured };
         others.values().cloned().chain([own]).collect()
     }
 

@@ -147,7 +147,14 @@ fn feed(log: &LogConfig) -> FeedSpec {
 
 fn feeds(config: &Config) -> BTreeMap<String, FeedSpec> {
     let feeds = config.log.iter().filter(|(name, log)| *name != "main" && log.mirror.is_none());
-    feeds.map(|(name, log)| (name.clone(), feed(log))).collect()
+    let mut feeds: BTreeMap<String, FeedSpec> = feeds.map(|(name, log)| (name.clone(), feed(log))).collect();
+    for (name, view) in &config.view {
+        if let Some(log) = &view.publish {
+            let spec = config.log.get(log).map(feed).unwrap_or_default();
+            feeds.insert(log.clone(), FeedSpec { append: false, view: Some(name.clone()), ..spec });
+        }
+    }
+    feeds
 }
 
 fn mirrors(config: &Config) -> Result<BTreeMap<String, MirrorSettings>, ConfigError> {

@@ -90,6 +90,9 @@ pub struct Head {
     pub cursor: Cursor,
     /// That node's clock then.
     pub time: Timestamp,
+    /// Everything that its PostgreSQL database had committed up to that place of the server's own log is in its log up to the
+    /// cursor; `None` where it captures none, or does not say.
+    pub captured: Option<u64>,
 }
 
 /// What the sender half of a link sends next.

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::apply::blocking;
 use super::capture::Capture;
 use super::copy::Reader;
 use super::error::CaptureError;
 use crate::log::{self, CaptureFailure, CaptureTrouble, Polled};
 use crate::model::{Row, SourceCursor, TableName, limits};
-use crate::view::{Chunk, TableReader};
+use crate::view::{Chunk, TableReader, blocking};
 
 impl From<CaptureError> for CaptureFailure {
     fn from(error: CaptureError) -> CaptureFailure {

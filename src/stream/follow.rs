@@ -156,6 +156,7 @@ pub async fn follow(
             Some(sieve) => sieved(batch, sieve)?,
             None => batch,
         };
+        let works_here = view.works_here();
         let apply = async {
             patiently(stop, view, Work::Apply(&batch)).await?;
             if let Some(cursor) = view.cursor().await? {
@@ -164,12 +165,20 @@ pub async fn follow(
             Ok::<(), FollowError>(())
         };
         let read = async {
-            match more {
-                true => source.read(next, limit).await.map(Some),
-                false => Ok(None),
+            match (more, works_here) {
+                (true, true) => source.read_ahead(next, limit).await.map(Some),
+                (true, false) => source.read(next, limit).await.map(Some),
+                (false, _) => Ok(None),
             }
         };
-        let (applied, read) = tokio::join!(apply, read);
+        // Whoever does not wait for the other one begins first.
+        let (applied, read) = match works_here {
+            true => {
+                let (read, applied) = tokio::join!(read, apply);
+                (applied, read)
+            }
+            false => tokio::join!(apply, read),
+        };
         applied?;
         from = next;
         ahead = read?;

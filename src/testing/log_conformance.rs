@@ -134,6 +134,7 @@ pub fn texts(entries: &[Logged]) -> Vec<String> {
 /// Runs every law that a fresh log must keep.
 pub async fn check_all<L: Log + 'static>(fresh: impl Fn() -> L) {
     positions_are_given_in_order_and_local_drafts_are_stamped(&fresh()).await;
+    reading_ahead_gives_what_reading_gives(&fresh()).await;
     relayed_entries_keep_their_bytes_and_arrival(&fresh()).await;
     redelivered_entries_are_ignored(&fresh()).await;
     a_contradicting_origin_is_refused(&fresh()).await;
@@ -168,6 +169,27 @@ async fn positions_are_given_in_order_and_local_drafts_are_stamped(log: &dyn Log
     assert!(matches!(beyond, Err(SourceError::Beyond { asked: Position(4), tail: Position(3) })), "{beyond:?}");
     let one = log.read(Position::ZERO.into(), Limit { bytes: 0, entries: 0 }).await.expect("readable");
     assert_eq!(one.entries.len(), 1, "at least one entry is returned");
+}
+
+async fn reading_ahead_gives_what_reading_gives(log: &dyn Log) {
+    for i in 0..10 {
+        log.append(append(vec![local(&format!("{i}")), large(3, 500, None)])).await.expect("appended");
+    }
+    let mut from: ReadFrom = Position::ZERO.into();
+    loop {
+        let limit = Limit { bytes: 3_000, entries: 7 };
+        let (read, ahead) =
+            (log.read(from, limit).await.expect("read"), log.read_ahead(from, limit).await.expect("read"));
+        assert_eq!((ahead.entries, ahead.upto, ahead.next), (read.entries, read.upto, read.next));
+        if ahead.next == from {
+            break;
+        }
+        from = ahead.next;
+    }
+    let beyond = log.tail().borrow().next().into();
+    let read = log.read(beyond, Limit::default()).await.expect_err("nothing is there");
+    let ahead = log.read_ahead(beyond, Limit::default()).await.expect_err("nothing is there");
+    assert_eq!(ahead.to_string(), read.to_string());
 }
 
 async fn relayed_entries_keep_their_bytes_and_arrival(log: &dyn Log) {

@@ -15,7 +15,7 @@ use crate::log::{Append, Draft, Limit, Log, Source};
 use crate::model::{
     Batch, EntryHeader, FeedRow, LinkId, LogId, Position, ReadFrom, TableDef, Timestamp, feed_table, put_feed_row,
 };
-use crate::view::{AskError, Bounds, Question, View, ViewError, ViewStore};
+use crate::view::{AskError, Bounds, Hold, Question, View, ViewError, ViewStore};
 
 /// Keys and customers that come again and again.
 const KEYS: u64 = 23;
@@ -188,7 +188,27 @@ pub async fn check_all(bed: &dyn ViewBed) {
     two_partitions_have_two_cursors(bed).await;
     a_large_transaction_is_seen_whole_or_not_at_all(bed).await;
     what_cannot_be_read_stops_the_view_until_it_is_passed_over(bed).await;
+    a_digest_is_of_where_its_view_was_held(bed).await;
     questions_keep_to_their_bounds(bed).await;
+}
+
+async fn a_digest_is_of_where_its_view_was_held(bed: &dyn ViewBed) {
+    let mut feed = Feed::new("k");
+    let store = bed.open("held").await;
+    feed.orders(50).await;
+    feed.catch_up(&*store).await;
+    let (before, at) = (digest(&*store).await, store.cursors().await.expect("cursors"));
+    feed.orders(50).await;
+    let (guard, gone) = tokio::sync::oneshot::channel::<()>();
+    let follows = async {
+        // It is never sent, only dropped.
+        let _ = gone.await;
+        feed.catch_up(&*store).await;
+    };
+    let (summed, ()) = tokio::join!(store.digest_held(Hold::by(guard)), follows);
+    let summed = summed.expect("a digest");
+    assert_eq!((summed.digest, summed.cursors), (before, at), "what comes after the hold is not in it");
+    assert_ne!(digest(&*store).await, before, "and has come");
 }
 
 async fn every_entry_is_applied_once(bed: &dyn ViewBed) {

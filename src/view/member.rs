@@ -29,23 +29,24 @@ impl<'a> Members<'a> {
         has
     }
 
-    /// A string with its quotes; the place is at its first one.
-    fn string(&mut self) -> Option<&'a str> {
+    /// A string with its quotes, and whether something in it is escaped; the place is at its first one.
+    fn string(&mut self) -> Option<(&'a str, bool)> {
         let bytes = self.text.as_bytes();
         let start = self.at;
         if bytes.get(start) != Some(&b'"') {
             return None;
         }
-        let mut at = start + 1;
+        let (mut at, mut escaped) = (start + 1, false);
         loop {
-            match bytes.get(at)? {
-                b'"' => break,
-                b'\\' => at += 2,
-                _ => at += 1,
+            at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+            if bytes[at] == b'"' {
+                break;
             }
+            escaped = true;
+            at += 2;
         }
         self.at = at + 1;
-        self.text.get(start..self.at)
+        self.text.get(start..self.at).map(|string| (string, escaped))
     }
 
     fn value(&mut self) -> Option<&'a str> {
@@ -78,20 +79,32 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'a> Iterator for Members<'a> {
-    type Item = (Cow<'a, str>, &'a str);
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'a> Members<'a> {
+    /// The next one.
+    #[inline]
+    fn named(&mut self) -> Option<(Cow<'a, str>, &'a str)> {
         if self.eat(b'}') {
             return None;
         }
         self.eat(b',');
         self.blanks();
-        let name = unquoted(self.string()?)?;
+        let (quoted, escaped) = self.string()?;
         if !self.eat(b':') {
             return None;
         }
+        let name = match escaped {
+            false => Cow::Borrowed(&quoted[1..quoted.len() - 1]),
+            true => unquoted(quoted)?,
+        };
         Some((name, self.value()?))
+    }
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (Cow<'a, str>, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.named()
     }
 }
 
@@ -104,12 +117,20 @@ fn unquoted(quoted: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Where the value of a top-level member stands in the text; of equal names the last one counts. `None` where there is
-/// none, and where it is null.
-pub(crate) fn member_at(text: &str, name: &str) -> Option<(usize, usize)> {
-    let found = Members::of(text)?.filter(|(member, _)| member == name).last()?.1;
-    let start = found.as_ptr() as usize - text.as_ptr() as usize;
-    (found != "null").then_some((start, start + found.len()))
+/// Where a value stands in a text.
+pub(crate) type Place = Option<(u32, u32)>;
+
+/// Where the values of top-level members stand in the text, by their names; of equal names the last one counts. `None` where
+/// there is none, and where it is null. A text that ends being JSON has what stands before that.
+pub(crate) fn places(text: &str, names: &[String], places: &mut [Place]) {
+    places.fill(None);
+    let Some(mut members) = Members::of(text) else { return };
+    while let Some((name, value)) = members.named() {
+        for (_, place) in names.iter().zip(&mut *places).filter(|(wanted, _)| **wanted == *name) {
+            let start = value.as_ptr() as usize - text.as_ptr() as usize;
+            *place = (value != "null").then_some((start as u32, (start + value.len()) as u32));
+        }
+    }
 }
 
 /// A member's value as the text by which it is compared: what a string says, and everything else as it stands.
@@ -122,7 +143,8 @@ pub(crate) fn plain(value: &str) -> Cow<'_, str> {
 
 /// The value of a top-level member, as [`plain`] gives it.
 pub(crate) fn member<'a>(text: &'a str, name: &str) -> Option<Cow<'a, str>> {
-    member_at(text, name).map(|(start, end)| plain(&text[start..end]))
+    let found = Members::of(text)?.filter(|(member, _)| member == name).last()?.1;
+    (found != "null").then(|| plain(found))
 }
 
 /// The newer object, with the members that only the older one has.
@@ -163,6 +185,10 @@ mod tests {
         assert_eq!(member(text, "n"), None);
         assert_eq!(member(text, "e"), None);
         assert_eq!(member("[1]", "a"), None);
+        let mut found = [Some((0, 0)); 4];
+        places(text, &["a", "b c", "n", "e"].map(String::from), &mut found);
+        let at = |what: &str| text.rfind(what).map(|start| (start as u32, (start + what.len()) as u32));
+        assert_eq!(found, [at("2"), at(r#""x\"y""#), None, None]);
     }
 
     #[test]
@@ -177,6 +203,7 @@ mod tests {
         fn any_text_is_read_without_panic(text in "[\\[\\]{}:,\"\\\\u0-9a-c é]{0,40}") {
             let _ = Members::of(&text).map(Iterator::count);
             let _ = merged(&text, &text);
+            places(&text, &["a".into(), "b".into()], &mut [None; 2]);
         }
 
         #[test]
@@ -185,6 +212,10 @@ mod tests {
             for (name, value) in &object {
                 let found = member(&text, name);
                 prop_assert_eq!(found.as_deref(), value.as_deref());
+                let mut place = [Some((9, 9)), None];
+                places(&text, &[name.clone(), name.clone()], &mut place);
+                let at = place.map(|place| place.map(|(start, end)| plain(&text[start as usize..end as usize])));
+                prop_assert_eq!(at.each_ref().map(Option::as_deref), [value.as_deref(); 2]);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Views: state derived from a source, stored together with its cursor.
 
+mod blocking;
 mod cel;
 mod compare;
 mod copy_text;
@@ -7,13 +8,17 @@ mod diff;
 mod events;
 mod events_init;
 mod ids;
+mod keys;
 mod lane;
 pub mod machine;
 mod member;
 mod mend;
+mod outbox;
 pub mod plain;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod program;
+#[cfg(feature = "sqlite")]
+mod ready;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod rows;
 mod snapshot;
@@ -25,6 +30,7 @@ mod stored;
 mod sums;
 mod waiting;
 
+pub(crate) use blocking::blocking;
 pub(crate) use cel::cel_json;
 pub use compare::{Common, Compare};
 pub use copy_text::CopyLines;
@@ -38,9 +44,15 @@ pub use events::{
 };
 pub use events_init::{EventsRole, InitDone, InitObject, InitOptions, InitReport};
 pub use ids::{Ids, StrayIds};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use keys::key_asked;
+pub(crate) use keys::put_key_value;
 pub use lane::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard};
+pub use outbox::{Cause, Outgoing, ViewOutbox, Waiting, Whole};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use program::{Effects, Program, Script, stands_before};
+#[cfg(feature = "sqlite")]
+pub(crate) use ready::{Ready, number_of};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use rows::{Cell, Seen, Slot};
 pub use snapshot::Snapshot;
@@ -50,7 +62,8 @@ pub(crate) use snapshot::SnapshotWriter;
 pub(crate) use spool::{Spools, Work};
 pub use store::{Chunk, InspectedTable, Inspection, TableReader};
 pub use stored::{
-    Answer, AskError, Bounds, ChangesFrom, Question, RowChange, StateDigest, ViewBuilds, ViewChanges, ViewStore,
+    Answer, AskError, Bounds, ChangesFrom, Hold, Look, Question, RowChange, StateDigest, ViewBuilds, ViewChanges,
+    ViewStore,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use sums::RowSums;
@@ -80,6 +93,10 @@ pub trait View: Send {
     /// Waits until everything that was given to [`View::apply`] is there.
     async fn flush(&mut self) -> Result<(), ViewError> {
         Ok(())
+    }
+    /// Whether [`View::apply`] does all of its work on the caller's thread: then the source is read on another one meanwhile.
+    fn works_here(&self) -> bool {
+        false
     }
     /// The source has nothing more for now: everything given is flushed, and what was put off while there was much to apply
     /// may be done.

@@ -25,23 +25,25 @@ pub(crate) trait Effects {
 }
 
 /// A statement with where its parameters are found.
-struct Bound {
-    statement: usize,
-    slots: Vec<Slot>,
+pub(super) struct Bound {
+    pub statement: usize,
+    pub slots: Vec<Slot>,
 }
 
 /// What is done for one operation.
 #[derive(Default)]
-struct Handled {
-    members: Vec<Box<str>>,
-    bound: Vec<Bound>,
+pub(super) struct Handled {
+    pub members: Vec<Box<str>>,
+    /// A statement asks for the key, or for the row as a whole.
+    pub whole: bool,
+    pub bound: Vec<Bound>,
 }
 
 /// What is done for the changes of a table, by one version of its definition.
-struct Plan {
+pub(super) struct Plan {
     def: Arc<TableDef>,
     keys: Vec<usize>,
-    is_feed: bool,
+    pub is_feed: bool,
     /// Whether the latest rows are kept.
     keeps: bool,
     /// By [`Op`]: insert, update, delete, truncate.
@@ -49,8 +51,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn handled(&self, op: Op) -> &Handled {
-        static NOTHING: Handled = Handled { members: Vec::new(), bound: Vec::new() };
+    pub fn handled(&self, op: Op) -> &Handled {
+        static NOTHING: Handled = Handled { members: Vec::new(), whole: false, bound: Vec::new() };
         self.handled.get(op as usize - 1).unwrap_or(&NOTHING)
     }
 }
@@ -150,6 +152,17 @@ impl Program {
         Ok(keys)
     }
 
+    /// What is done for a table; `None` where nothing is.
+    pub(super) fn planned(
+        &mut self,
+        fingerprint: Fingerprint,
+        position: Position,
+        catalogs: &[Arc<Catalog>],
+    ) -> Result<Option<Arc<Plan>>, ViewError> {
+        self.plan(fingerprint, position, catalogs)?;
+        Ok(self.plans.get(&fingerprint).cloned().flatten())
+    }
+
     /// Makes what is done for a table, where that is not known yet.
     fn plan(
         &mut self,
@@ -191,6 +204,7 @@ impl Program {
                 };
                 slots.push(slot);
             }
+            of_op.whole |= slots.iter().any(|slot| matches!(slot, Slot::Key | Slot::Json));
             of_op.bound.push(Bound { statement: number, slots });
         }
         let keys = def.key_columns();
@@ -235,7 +249,7 @@ fn table_slot(parameter: &Parameter, def: &TableDef, catalogs: &[Arc<Catalog>]) 
     Err(format!("`{parameter}`: table {} has no such column; it has {}", def.name, columns.join(", ")))
 }
 
-fn unreadable(position: Position, why: impl ToString) -> ViewError {
+pub(super) fn unreadable(position: Position, why: impl ToString) -> ViewError {
     ViewError::Entry { position, why: why.to_string() }
 }
 
@@ -265,7 +279,7 @@ impl<'w> Walk<'w> {
             return Ok(());
         }
         if self.plans.iter().all(|plan| plan.as_ref().is_none_or(|plan| plan.is_feed)) {
-            let mut rows = FeedRows::new(entry.changes_bytes());
+            let mut rows = FeedRows::new(entry.changes_slice());
             if rows.is_one() {
                 if let Some(Some(row)) = rows.next() {
                     return self.appended(&row, cells, effects);

@@ -9,6 +9,7 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::keys::put_key_value;
 use crate::model::{
     Entry, Kind, Position, Row, TableDef, Value, ValueClass, put_canonical, put_json_text, put_json_value,
 };
@@ -131,8 +132,14 @@ fn key<'a>(def: &'a TableDef, keys: &[usize], row: Option<&'a Row>) -> Result<Ce
         return column(def, row, *only);
     }
     let Some(row) = row.filter(|_| !keys.is_empty()) else { return Ok(Cell::Null) };
-    let values = keys.iter().map(|&at| String::from_utf8_lossy(&row[at].text));
-    Ok(Cell::Text(Cow::Owned(values.collect::<Vec<_>>().join(","))))
+    let mut joined = String::new();
+    for (number, &at) in keys.iter().enumerate() {
+        if number > 0 {
+            joined.push(',');
+        }
+        put_key_value(&mut joined, &String::from_utf8_lossy(&row[at].text));
+    }
+    Ok(Cell::Text(Cow::Owned(joined)))
 }
 
 /// A table's row as an object; columns that were not sent are not in it.

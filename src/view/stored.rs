@@ -8,8 +8,29 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::machine::KeptDigests;
-use super::{View, ViewError};
-use crate::model::{Cursor, Fingerprint, LogId};
+use super::{View, ViewError, ViewOutbox};
+use crate::model::{Cursor, Fingerprint, LogId, TableDef};
+
+/// Keeps a view where it stands for as long as this is there: whoever takes a snapshot of it drops this once it is taken.
+pub struct Hold(Option<Box<dyn Send>>);
+
+impl Hold {
+    /// Nothing is kept.
+    pub fn none() -> Hold {
+        Hold(None)
+    }
+
+    /// For as long as that is not dropped.
+    pub fn by(guard: impl Send + 'static) -> Hold {
+        Hold(Some(Box::new(guard)))
+    }
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Hold").field(&self.0.is_some()).finish()
+    }
+}
 
 /// One build of one definition, in its store: applied to by one follower for each partition of its log, and asked by many.
 ///
@@ -29,6 +50,12 @@ pub trait ViewStore: Send + Sync {
     async fn ask(&self, question: &Question, bounds: &Bounds) -> Result<Answer, AskError>;
     /// What the state is, as a number, at the cursors that it stands for: two builds and two replicas that agree have the same.
     async fn digest(&self) -> Result<StateDigest, ViewError>;
+    /// The same of where the view is kept, which then goes on as soon as the snapshot is taken, before it is summed up.
+    async fn digest_held(&self, hold: Hold) -> Result<StateDigest, ViewError> {
+        let digest = self.digest().await;
+        drop(hold);
+        digest
+    }
     /// Has the view pass over the entry at `at`, which must be the next one of its partition; durable on return, with the
     /// cursor.
     async fn pass_over(&self, at: Cursor) -> Result<(), ViewError>;
@@ -41,8 +68,16 @@ pub trait ViewStore: Send + Sync {
     async fn passed(&self) -> Result<Vec<(Cursor, String)>, ViewError> {
         Ok(Vec::new())
     }
+    /// Whether its state is of no more use: it has to be opened anew, from what was saved.
+    fn is_broken(&self) -> bool {
+        false
+    }
     /// What changes in its tables, where that is kept.
     fn changes(&self) -> Option<Arc<dyn ViewChanges>> {
+        None
+    }
+    /// What waits to be published, where that is kept.
+    fn outbox(&self) -> Option<Arc<dyn ViewOutbox>> {
         None
     }
     /// Makes what was applied so far durable, where the store puts that off.
@@ -55,6 +90,7 @@ pub trait ViewStore: Send + Sync {
 ///
 /// To be correct, an implementation
 /// - finds again after a crash, at whatever instant, what it had;
+/// - has a build take the place of what answers also where that is of a log of which the build has never heard;
 /// - changes in one step what answers, also for those who read the store without us.
 #[async_trait]
 pub trait ViewBuilds: Send + Sync {
@@ -66,8 +102,28 @@ pub trait ViewBuilds: Send + Sync {
     /// What is built of the wanted definition beside what answers: as far as it had come, or `afresh`. Builds of other
     /// definitions are removed.
     async fn build(&self, afresh: bool) -> Result<Arc<dyn ViewStore>, ViewError>;
+    /// Looks at the store, and at how the wanted definition fits it and these tables of the log; changes nothing.
+    async fn look(&self, known: &[Arc<TableDef>]) -> Result<Look, ViewError> {
+        let _ = known;
+        Ok(Look::default())
+    }
     /// The build becomes what answers, while nobody follows either; durable on return.
     async fn switch(&self) -> Result<Arc<dyn ViewStore>, ViewError>;
+    /// Removes what is left of a build that is not wanted any more, while nobody follows it.
+    async fn drop_build(&self) -> Result<(), ViewError> {
+        Ok(())
+    }
+}
+
+/// What a look at a view's store has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// What answers there, where there is something.
+    pub live: Option<Fingerprint>,
+    /// For people: why it would be built anew, where it really is, what is kept with it.
+    pub notes: Vec<String>,
+    /// For people: what is not as it was meant, probably.
+    pub warnings: Vec<String>,
 }
 
 /// What changes in the tables of the build that answers: numbered 1, 2, 3…, the latest ones, for as long as it answers.
@@ -120,7 +176,7 @@ pub enum Question {
         /// Its parameters: an array for `?` or `$1`, an object for `:name`.
         params: serde_json::Value,
     },
-    /// The row of a table with that key; keys of several columns with `,` between them.
+    /// The row of a table with that key; keys of several columns with `,` between them, and a `\` before each `,` and `\` in them.
     Row {
         /// One of the view's tables.
         table: String,

@@ -160,6 +160,23 @@ impl Waiters {
         part.floor = part.floor.max(floor);
     }
 
+    /// The view is one of these logs from now on; whoever waits for something of another one is told.
+    pub fn only(&self, logs: &[LogId]) {
+        let gone: Vec<_> = {
+            let mut state = self.lock();
+            let parts = std::mem::take(&mut state.parts);
+            let (kept, gone) = parts.into_iter().partition(|(log, _)| logs.contains(log));
+            state.parts = kept;
+            let gone: BTreeMap<LogId, Part> = gone;
+            let gone: Vec<_> = gone.into_values().flat_map(|part| part.waiting.into_values()).collect();
+            state.waiting -= gone.len();
+            gone
+        };
+        for one in gone {
+            let _ = one.send(Err(Unmet::Unknown("the token is of a log that is not there any more".into())));
+        }
+    }
+
     /// The view has come to a cursor; everybody whom that satisfies is told. It never goes back by this.
     pub fn reached(&self, at: Cursor) {
         let released = {
@@ -389,6 +406,19 @@ mod tests {
         let nothing = Needed::new();
         let (met, ()) = tokio::join!(waiters.wait(&nothing), async { waiters.reached(at(1, 9)) });
         assert_eq!(met, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn of_a_log_that_is_not_there_any_more_nothing_is_waited_for() {
+        let waiters = Waiters::default();
+        waiters.floor(LogId(1), Position(4));
+        waiters.reached(at(2, 1));
+        let wanted = needed(&[(1, 9)]);
+        let gone = async { waiters.only(&[LogId(2)]) };
+        let (told, ()) = tokio::join!(waiters.wait(&wanted), gone);
+        assert!(matches!(told, Err(Unmet::Unknown(_))), "{told:?}");
+        assert_eq!((waiters.waiting(), waiters.has(&Needed::new())), (0, true));
+        assert_eq!(waiters.seen(), needed(&[(2, 1)]));
     }
 
     #[tokio::test]

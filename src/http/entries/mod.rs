@@ -5,6 +5,7 @@ mod raw;
 mod reading;
 mod wanted;
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,9 +61,9 @@ pub async fn read(
         Err(_) if accepts("text/event-stream") => Form::Events,
         Err(_) => Form::Lines,
     };
-    let resume = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
+    let resume = last_event_id(&headers);
     let rate = limited(&node, &headers).and_then(|token| token.rate.clone());
-    let mut reading = match asked.reading(node, feed, resume, form, sieve).await {
+    let mut reading = match asked.reading(node, feed, resume.as_deref(), form, sieve).await {
         Ok(reading) => reading,
         Err(refused) => return *refused,
     };
@@ -88,6 +89,12 @@ pub async fn read(
         answer = answer.header(super::append::CURSOR, cursor);
     }
     answer.body(Body::from_stream(body)).expect("the headers are constant")
+}
+
+/// The place that whoever resumes has come to. What is no text is a wrong place, and no lack of one.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    let shown = headers.get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()));
+    shown.filter(|id| !id.is_empty())
 }
 
 /// Sends entries as text messages, one each, until either end has enough.

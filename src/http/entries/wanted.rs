@@ -49,7 +49,7 @@ impl Wanted {
         if self.key.is_none() && self.expression.is_none() {
             return true;
         }
-        for row in FeedRows::new(logged.entry.changes_bytes()) {
+        for row in FeedRows::new(logged.entry.changes_slice()) {
             let Some(row) = row else { return self.wants_changes(logged, &tables) };
             let Some(table) = tables.get(row.table).and_then(Option::as_ref).filter(|table| named(table)) else {
                 continue;

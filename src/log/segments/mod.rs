@@ -247,6 +247,23 @@ impl Source for SegmentLog {
         blocking(|| read::read(&self.shared, from, limit))
     }
 
+    async fn read_ahead(&self, from: ReadFrom, limit: Limit) -> Result<Batch, SourceError> {
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let read = read::read(&shared, from, limit);
+            // The folder may be another's by now, who has removed what is missing here.
+            if shared.closed.load(Ordering::Relaxed) { Err(SourceError::Closed) } else { read }
+        });
+        match read.await {
+            Ok(read) => read,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends.
+                Err(_) => Err(SourceError::Closed),
+            },
+        }
+    }
+
     async fn release(&self, upto: Position) -> Result<(), SourceError> {
         self.shared.released.store(upto.0, Ordering::Relaxed);
         if self.shared.read_only {

@@ -18,7 +18,7 @@ impl Check<'_> {
         self.mistakes.push(Mistake { code: "WS-CFG-008", what, why: why.into(), fix: fix.into(), span });
     }
 
-    fn name(&mut self, path: &[&str], name: &str) {
+    pub(super) fn name(&mut self, path: &[&str], name: &str) {
         let clean = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
         let whole = !name.is_empty() && name.len() <= limits::NAME_BYTES_MAX && !name.starts_with('.');
         if !clean || !whole {

@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod keys;
 mod load;
+mod published;
 mod rate;
 mod reach;
 mod ready;
@@ -90,6 +91,11 @@ impl Config {
     /// The file that it was read from, as the path was given.
     pub fn path(&self) -> &Path {
         &self.file.path
+    }
+
+    /// Whether that is a log of this node, besides `main`: a feed, or a view's output.
+    pub(in crate::node) fn has_log(&self, name: &str) -> bool {
+        self.log.contains_key(name) || self.view.values().any(|view| view.publish.as_deref() == Some(name))
     }
 
     /// The settings of the node's own log.

@@ -192,6 +192,18 @@ fn what_is_wrong_with_a_view_is_pointed_at() {
 }
 
 #[test]
+fn there_are_so_many_views_at_most() {
+    let most = crate::model::limits::VIEWS_MAX;
+    let text = |count: usize| {
+        let views: String = (0..count).map(|n| format!("[view.v{n}]\nlog = 'orders'\ncount = {{}}\n")).collect();
+        format!("[node]\nname = 'a'\n[log.orders]\n{views}")
+    };
+    assert!(parse(&text(most)).is_ok());
+    let shown = parse(&text(most + 1)).unwrap_err().to_string();
+    assert!(shown.contains(&format!("there are more than {most} views")), "{shown}");
+}
+
+#[test]
 fn beyond_loopback_tokens_and_tls_are_demanded() {
     let node = |rest: &str| format!("[node]\nname = 'a'\nlisten = '0.0.0.0:7070'\n{rest}");
     let (tls, tokens) = (
@@ -253,5 +265,48 @@ proptest::proptest! {
         if let Err(error) = parse(&text) {
             proptest::prop_assert!(!error.to_string().is_empty());
         }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_views_output_is_pointed_at() {
+    let node = "[node]\nname = 'a'\n";
+    let view = |name: &str, log: &str, publish: &str| {
+        format!("[view.{name}]\nlog = '{log}'\nsql = 'v.sql'\nstore = 'sqlite:{name}.db'\npublish = '{publish}'\n")
+    };
+    let good = format!(
+        "{node}[log.orders]\n{}{}[log.out]\nretain = {{ time = '1d' }}\n",
+        view("v", "orders", "out"),
+        view("w", "out", "further")
+    );
+    parse(&good).unwrap_or_else(|error| panic!("{error}"));
+    let memory = view("v", "parts", "out").replace("sqlite:v.db", "memory");
+    for (rest, words) in [
+        (view("v", "orders", "main"), "publishes into main"),
+        (view("v", "orders", "a/b"), "cannot be a name"),
+        (view("v", "orders", "../x"), "cannot be a name"),
+        (view("v", "orders", ""), "cannot be a name"),
+        (view("v", "orders", "written"), "says `append = true`"),
+        (view("v", "orders", "mirrored"), "says `mirror`"),
+        (view("v", "orders", "parts"), "says `partitions`"),
+        (view("v", "out", "out"), "from its own output"),
+        (view("v", "b", "a") + &view("w", "a", "b"), "\"w\" reads \"a\", which \"v\" publishes"),
+        (view("v", "orders", "out") + &view("w", "orders", "out"), "both have the log"),
+        (
+            view("v", "orders", "view.w") + "[view.w]\nlog = 'http://hq/v1/logs/x'\nstore = 'memory'\nsql = 'w.sql'\n",
+            "both have the log",
+        ),
+        (
+            view("v", "orders", "out") + "[view.w]\nlog = 'outt'\nstore = 'memory'\nsql = 'w.sql'\n",
+            "did you mean \"out\"?",
+        ),
+        (memory, "several partitions"),
+        ("[view.v]\nlog = 'orders'\ncount = {}\npublish = 'out'\n".to_owned(), "is made by `count`"),
+        ("[view.v]\nlog = 'orders'\ncount = {}\npublish = 7\n".to_owned(), "publish"),
+    ] {
+        let logs = "[log.orders]\n[log.written]\nappend = true\n[log.mirrored]\nmirror = 'peer:hq/x'\n[log.parts]\npartitions = 2\n";
+        let error = parse(&format!("{node}[parent]\nurl = '127.0.0.1:1'\n{logs}{rest}")).unwrap_err();
+        assert!(error.mistakes().iter().all(|mistake| mistake.span.is_some()), "{rest}: {error}");
+        assert!(error.to_string().contains(words), "{words} in {error}");
     }
 }

@@ -34,9 +34,13 @@ pub struct ViewConfig {
     /// File with its definition: SQL, with `-- on insert TABLE` before the statements for a change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sql: Option<PathBuf>,
-    /// Whether what changes in its rows is kept for a while, for `GET /v1/views/NAME/changes`; by SQL in SQLite and in memory.
+    /// Whether what changes in its rows is kept for a while, for `GET /v1/views/NAME/changes`; by SQL.
     #[serde(default)]
     pub changes: bool,
+    /// Its output is a log of this node with this name: what changes in its rows, each with the row before and after; by SQL.
+    /// A section `[log.NAME]` may say how long that is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<String>,
     /// Instead of SQL: how many entries and rows there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<CountSettings>,
@@ -124,9 +128,10 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
             );
             check.fail(&at("log"), what, "one log is one thing", "give the view, or the log, another name");
         }
-        if view.log != "main" && !view.is_elsewhere() && !config.log.contains_key(&view.log) {
+        if view.log != "main" && !view.is_elsewhere() && !config.has_log(&view.log) {
             let what = format!("the view {name:?} reads the log {:?}, which is not configured", view.log);
-            let known = config.log.keys().map(String::as_str).chain(["main"]);
+            let published = config.view.values().filter_map(|view| view.publish.as_deref());
+            let known = config.log.keys().map(String::as_str).chain(published).chain(["main"]);
             let fix = match nearest(&view.log, known) {
                 Some(near) => format!("did you mean {near:?}? or add [log.{}]", view.log),
                 None => format!("add [log.{}]", view.log),
@@ -134,6 +139,7 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
             check.fail(&at("log"), what, "a view is derived from a log of this node", &fix);
         }
         definition(name, view, check);
+        super::published::check(config, name, view, check);
         if view.persist_every.is_some() && !view.is_in_memory() {
             let what = format!("`view.{name}.persist_every` is set, and the view is not kept in memory");
             let why = "every other store has its state durable with every commit";

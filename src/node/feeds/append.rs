@@ -71,6 +71,9 @@ pub enum CallError {
     /// It is a mirror.
     #[error("the log {0:?} is a mirror of {1}")]
     Mirror(Box<str>, String),
+    /// It is the output of a view.
+    #[error("the log {0:?} is the output of the view {1:?}")]
+    View(Box<str>, String),
     /// It names too many tables.
     #[error("the call names more than {} tables", limits::FEED_CALL_TABLES_MAX)]
     Tables,
@@ -131,6 +134,9 @@ impl Feed {
     pub async fn append(&self, call: Call<'_>) -> Result<Vec<Appended>, Refused> {
         if let Some(of) = self.mirror_of() {
             return Err(CallError::Mirror(self.name.clone(), of).into());
+        }
+        if let Some(view) = self.view_of() {
+            return Err(CallError::View(self.name.clone(), view).into());
         }
         if !self.takes_appends() {
             return Err(CallError::ReadOnly(self.name.clone()).into());

@@ -49,7 +49,14 @@ pub struct Consumers {
 
 /// Cursors as one text: `,` between them.
 pub fn joined(cursors: &[Cursor]) -> String {
-    cursors.iter().map(Cursor::to_string).collect::<Vec<_>>().join(",")
+    let mut out = String::with_capacity(cursors.len() * 72);
+    for cursor in cursors {
+        if !out.is_empty() {
+            out.push(',');
+        }
+        cursor.put(&mut out);
+    }
+    out
 }
 
 impl Consumers {

@@ -128,6 +128,12 @@ impl Feed {
         spec.mirror.clone()
     }
 
+    /// The view of this node whose output it is.
+    pub fn view_of(&self) -> Option<String> {
+        let spec = self.spec.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        spec.view.clone()
+    }
+
     /// A promotion has begun and could not be finished.
     pub fn is_half_promoted(&self) -> bool {
         let spec = self.spec.as_ref().map(|spec| spec.lock().unwrap_or_else(PoisonError::into_inner));

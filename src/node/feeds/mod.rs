@@ -193,6 +193,8 @@ impl Feeds {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         let Some(feed) = all.remove(name) else { return Ok(()) };
         feed.close();
+        // Whoever has it still is told by nothing else.
+        self.made.send_modify(|made| *made += 1);
         if feed.is_blank() {
             return spec::forget(&self.dir, name);
         }

@@ -39,6 +39,9 @@ pub struct FeedSpec {
     /// It was a mirror of that, until it was promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted: Option<String>,
+    /// It is the output of that view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<String>,
 }
 
 impl Default for FeedSpec {
@@ -52,6 +55,7 @@ impl Default for FeedSpec {
             trimmed: Vec::new(),
             mirror: None,
             promoted: None,
+            view: None,
         }
     }
 }
@@ -111,10 +115,33 @@ impl FeedSpec {
             );
             return Err(other_kind(name, format!("is a mirror of {of}, and its section does not say so"), advice));
         }
+        let view = self.of_view(name, stored)?;
         match self.partitions == stored.partitions {
-            true => Ok(FeedSpec { trimmed: stored.trimmed.clone(), promoted: stored.promoted.clone(), ..self.clone() }),
+            true => {
+                let (trimmed, promoted) = (stored.trimmed.clone(), stored.promoted.clone());
+                Ok(FeedSpec { trimmed, promoted, view, ..self.clone() })
+            }
             false => Err(contradicts(name, stored.partitions as usize, self.partitions)),
         }
+    }
+
+    /// Whose output it is. What a view has published stays that, also where it publishes no more.
+    fn of_view(&self, name: &str, stored: &FeedSpec) -> Result<Option<String>, NodeError> {
+        let what = match (&self.view, &stored.view) {
+            (Some(view), Some(of)) if view == of => return Ok(stored.view.clone()),
+            (None, None) => return Ok(None),
+            (None, Some(_)) if !self.append => return Ok(stored.view.clone()),
+            (None, Some(of)) => format!("has what the view {of:?} has published, and its section says `append = true`"),
+            (Some(view), Some(of)) => {
+                format!("has what the view {of:?} has published, and the view {view:?} is to publish there")
+            }
+            (Some(view), None) => format!("is there already, and the view {view:?} is to publish there"),
+        };
+        let advice = format!(
+            "publish under another name; or stop the node and move the folder feeds/{name} away, to give up what is in it"
+        );
+        let why = "a view's output is a log that has that from its beginning on, and nothing else";
+        Err(NodeError::new("WS-VIEW-100", Exit::Configuration, format!("the log {name:?} {what}"), why, advice))
     }
 
     /// What the configuration says of a mirror, over what is stored. Once promoted it stays a log of its own.

@@ -1,16 +1,19 @@
 //! A build that follows its log: a task for each partition.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::part::{End, Part, PartBoard};
+use super::publish::{PublishBoard, Publisher};
+use super::stops::Stops;
 use crate::log::{Append, Draft, Limit, SourceError};
-use crate::model::{Cursor, EntryHeader, LinkId, Position, TableName, Timestamp, limits};
+use crate::model::{Cursor, EntryHeader, LinkId, LogId, Position, TableName, Timestamp, limits};
 use crate::node::feeds::Feed;
 use crate::node::present::{Present, present};
 use crate::node::shared::Shared;
@@ -27,17 +30,37 @@ pub(super) struct Following {
     pub parts: Arc<Vec<Arc<PartBoard>>>,
     stop: CancellationToken,
     tasks: JoinSet<(usize, End)>,
+    /// The partition of each task.
+    numbers: BTreeMap<Id, usize>,
     caught_up: Arc<Notify>,
+    publisher: Option<JoinHandle<()>>,
+}
+
+/// An entry at which a state was lost: it is not given again to the one that was opened in its place.
+#[derive(Clone, Debug)]
+pub(super) struct LostAt {
+    pub log: LogId,
+    pub position: Position,
+    pub why: String,
 }
 
 /// For whom a build follows.
+#[derive(Default)]
 pub(super) struct Role {
     /// Who waits for it; `None` for one that does not answer yet.
     pub waiters: Option<Arc<Waiters>>,
+    /// Where it is to stand still; `None` for one that does not answer yet.
+    pub stops: Option<Arc<Stops>>,
     /// Of its time it works so many hundredths; `None`: all of it.
     pub share: Option<u32>,
     /// With what a new build begins, where that is not the log.
     pub first: Option<Arc<First>>,
+    /// How its output is published, where it is.
+    pub out: Option<Arc<PublishBoard>>,
+    /// Entries that it is not given, by order.
+    pub over: Arc<[Cursor]>,
+    /// Where it stops, whatever comes there.
+    pub lost_at: Vec<LostAt>,
 }
 
 /// Tables of the node's database, with whose rows a view of main begins: the log has only what has changed since.
@@ -55,8 +78,8 @@ impl Following {
         role: &Role,
         stop: &CancellationToken,
     ) -> Following {
-        let (stop, caught_up) = (stop.child_token(), Arc::new(Notify::new()));
-        let mut tasks = JoinSet::new();
+        let mut following = Following::nothing(store.clone(), stop);
+        let (stop, caught_up) = (following.stop.clone(), following.caught_up.clone());
         let mut parts = Vec::new();
         for (number, partition) in feed.partitions.iter().enumerate() {
             let board = Arc::new(PartBoard::new(number, partition.log.clone()));
@@ -66,14 +89,37 @@ impl Following {
                 store: store.clone(),
                 board,
                 waiters: role.waiters.clone(),
+                stops: role.stops.clone(),
                 share: role.share,
                 first: role.first.clone(),
+                out: role.out.clone(),
+                over: role.over.clone(),
+                lost_at: role.lost_at.iter().find(|lost_at| lost_at.log == partition.log.id()).cloned(),
                 caught_up: caught_up.clone(),
                 stop: stop.clone(),
             };
-            tasks.spawn(async move { (number, one.run().await) });
+            let task = following.tasks.spawn(async move { (number, one.run().await) });
+            following.numbers.insert(task.id(), number);
         }
-        Following { store, parts: Arc::new(parts), stop, tasks, caught_up }
+        Following { parts: Arc::new(parts), ..following }
+    }
+
+    /// Follows nothing: what the store has is of no log that is there.
+    pub(super) fn nothing(store: Arc<dyn ViewStore>, stop: &CancellationToken) -> Following {
+        Following {
+            store,
+            parts: Arc::default(),
+            stop: stop.child_token(),
+            tasks: JoinSet::new(),
+            numbers: BTreeMap::new(),
+            caught_up: Arc::default(),
+            publisher: None,
+        }
+    }
+
+    /// Publishes what it changes, for as long as it follows.
+    pub(super) fn publish(&mut self, publisher: Publisher) {
+        self.publisher = Some(tokio::spawn(publisher.run(self.stop.child_token())));
     }
 
     /// A partition that is not followed any more. Cancel-safe.
@@ -81,8 +127,9 @@ impl Following {
         match self.tasks.join_next().await {
             Some(Ok(ended)) => ended,
             Some(Err(error)) => {
-                let why = format!("the task that follows ended badly: {error}");
-                (0, End::Failed { position: Position::ZERO, why })
+                let number = self.numbers.get(&error.id()).copied().unwrap_or_default();
+                let why = format!("whoever applies its entries has ended badly, of no entry's fault: {}", words(error));
+                (number, End::Failed { position: Position::ZERO, why })
             }
             None => std::future::pending().await,
         }
@@ -109,6 +156,12 @@ impl Following {
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(limits::VIEW_SWITCH_WAIT, ended).await.is_err() {
             self.tasks.shutdown().await;
+        }
+        if let Some(mut publisher) = self.publisher.take()
+            && tokio::time::timeout(limits::VIEW_SWITCH_WAIT, &mut publisher).await.is_err()
+        {
+            // What it has given to the log goes on; whoever publishes next waits for that.
+            publisher.abort();
         }
     }
 
@@ -148,14 +201,27 @@ impl Following {
     }
 }
 
+/// Why a task has ended badly.
+fn words(error: JoinError) -> String {
+    let said = error.to_string();
+    let Ok(panic) = error.try_into_panic() else { return said };
+    let words = panic.downcast_ref::<&str>().copied();
+    let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    words.map_or(said, |words| format!("it panicked: {words}"))
+}
+
 /// One partition.
 struct One {
     view: Box<str>,
     store: Arc<dyn ViewStore>,
     board: Arc<PartBoard>,
     waiters: Option<Arc<Waiters>>,
+    stops: Option<Arc<Stops>>,
     share: Option<u32>,
     first: Option<Arc<First>>,
+    out: Option<Arc<PublishBoard>>,
+    over: Arc<[Cursor]>,
+    lost_at: Option<LostAt>,
     caught_up: Arc<Notify>,
     stop: CancellationToken,
 }
@@ -221,8 +287,12 @@ impl One {
             inner,
             board: self.board.clone(),
             waiters: self.waiters.clone(),
+            stops: None,
             share: self.share,
+            over: Arc::default(),
+            lost_at: None,
             caught_up: self.caught_up.clone(),
+            out: self.out.clone(),
             stop: self.stop.clone(),
         };
         let mut cursor = self.begins(&mut part).await?;
@@ -232,6 +302,10 @@ impl One {
         {
             cursor = self.tables(first, &mut part).await?;
         }
+        // In the middle of the rows of its tables there is no place at which it could stand.
+        part.stops = self.stops.clone();
+        // Rows of tables are no entries, though they stand at the position of one.
+        (part.over, part.lost_at) = (self.over.clone(), self.lost_at.clone());
         let progress = watch::Sender::new(cursor.unwrap_or_default());
         let source: &dyn crate::log::Source = &*log;
         if let Err(error) = follow(source, None, &mut part, Limit::default(), &progress, &self.stop).await {

@@ -1,15 +1,17 @@
 //! The task that keeps one view going: opens its store, follows its log, builds what is wanted beside what answers.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::following::{First, Following, RETRY, Role};
+use super::following::{First, Following, LostAt, RETRY, Role};
 use super::looks::shown;
 use super::orders::{Order, refuse};
 use super::part::End;
+use super::publish::Publisher;
+use super::status::what_to_do;
 use super::viewed::{Running, Trouble, Viewed, unmet_by};
 use crate::model::{Cursor, Position, TableName, limits};
 use crate::node::feeds::Feed;
@@ -20,41 +22,51 @@ use crate::view::{Needed, ViewBuilds, ViewError, ViewStore};
 pub(super) struct Keeper {
     pub view: Arc<Viewed>,
     pub builds: Arc<dyn ViewBuilds>,
-    shared: Arc<Shared>,
-    inbox: mpsc::Receiver<Order>,
-    stop: CancellationToken,
+    pub shared: Arc<Shared>,
+    pub inbox: mpsc::Receiver<Order>,
+    pub stop: CancellationToken,
+    /// Where what is followed for readers stops: one place at most in each partition.
+    pub lost_at: Vec<LostAt>,
+    /// What came while the store was opened anew, and is done once it is.
+    put_off: Vec<Order>,
 }
 
 /// What answers, and what is to take its place.
 pub(super) struct Standing {
     pub feed: Arc<Feed>,
     pub live: Following,
+    /// What the store has is of a log that is not there any more: nothing is followed, and nobody is answered by it.
+    pub elsewhere: bool,
     pub building: Option<Following>,
     /// The build is tried again then.
     pub again: Option<(tokio::time::Instant, u32)>,
     pub persisted: Instant,
     /// What of a state in memory would be there after a crash.
     pub saved: Needed,
+    /// How often in a row what answers was opened anew, and how far it had come then.
+    pub lost: (u32, u64),
+    /// How often in a row what is built was lost.
+    pub unbuilt: u32,
 }
+
+/// A store, and how far it has come.
+pub(super) type Opened = (Arc<dyn ViewStore>, Vec<Cursor>);
 
 impl Keeper {
     /// Of a view that nobody keeps yet.
     pub(super) fn of(view: &Arc<Viewed>, shared: &Arc<Shared>) -> Option<Keeper> {
         let inbox = view.inbox.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let builds = view.builds.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Some(Keeper { view: view.clone(), builds, shared: shared.clone(), inbox, stop: shared.stop.clone() })
+        let stop = shared.stop.clone();
+        let (view, shared) = (view.clone(), shared.clone());
+        Some(Keeper { view, builds, shared, inbox, stop, lost_at: Vec::new(), put_off: Vec::new() })
     }
 
     /// Runs until the node stops.
     pub(super) async fn run(mut self) {
         let Some(feed) = self.feed().await else { return };
-        for partition in &feed.partitions {
-            // Until the store has said what the view has, everything is kept for it.
-            feed.pin(&self.who(), partition.log.id(), Some(Position::ZERO));
-            self.view.waiters.floor(partition.log.id(), *partition.log.tail().borrow());
-        }
-        self.view.follows(&feed);
-        let Some(live) = self.open().await else { return };
+        self.takes(&feed);
+        let Some(live) = self.open(0).await else { return };
         let standing = self.stand(feed, live).await;
         self.keep(standing).await;
     }
@@ -63,36 +75,20 @@ impl Keeper {
         format!("view {}", self.view.name)
     }
 
-    /// The log, once it is there.
-    async fn feed(&mut self) -> Option<Arc<Feed>> {
-        let mut made = self.shared.feeds.made();
-        loop {
-            made.mark_unchanged();
-            if let Some(feed) = self.shared.feeds.get(&self.view.settings.log) {
-                return Some(feed);
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => return None,
-                changed = made.changed() => if changed.is_err() { return None },
-                order = self.inbox.recv() => match order? {
-                    Order::TakeUp(builds) => self.wants(builds),
-                    Order::Rebuild(_, reply) | Order::PassOver { reply, .. } => refuse(reply, "its log is not there yet"),
-                },
-            }
-        }
-    }
-
     pub(super) fn wants(&mut self, builds: Arc<dyn ViewBuilds>) {
         *self.view.builds.lock().unwrap_or_else(PoisonError::into_inner) = builds.clone();
         self.builds = builds;
     }
 
-    /// What answers, once the store gives it.
-    async fn open(&mut self) -> Option<Arc<dyn ViewStore>> {
-        let mut failed = 0;
+    /// What answers, once the store gives it; at once, unless it was `lost` so often in a row.
+    pub(super) async fn open(&mut self, lost: u32) -> Option<Opened> {
+        let mut failed = lost;
+        if lost > 0 && !self.pause(RETRY.wait(lost, true, rand::random()), None).await {
+            return None;
+        }
         loop {
-            let error = match self.builds.live().await {
-                Ok(live) => return Some(live),
+            let error = match opened(self.builds.live().await).await {
+                Ok(opened) => return Some(opened),
                 Err(error) => error,
             };
             failed += 1;
@@ -106,37 +102,93 @@ impl Keeper {
             }
             let wait = RETRY.wait(failed, trouble.kind == "away", rand::random());
             self.view.figures().trouble = Some(trouble);
-            tokio::select! {
-                () = self.stop.cancelled() => return None,
-                () = tokio::time::sleep(wait) => {}
-                order = self.inbox.recv() => match order? {
-                    Order::TakeUp(builds) => self.wants(builds),
-                    Order::Rebuild(_, reply) | Order::PassOver { reply, .. } => refuse(reply, "its store cannot be opened"),
-                },
+            let why = "its store cannot be opened";
+            for order in std::mem::take(&mut self.put_off) {
+                self.hear(order, Some(why));
+            }
+            if !self.pause(wait, Some(why)).await {
+                return None;
             }
         }
     }
 
+    /// Waits; orders are heard meanwhile, and end it. False: the node stops.
+    async fn pause(&mut self, wait: Duration, refused: Option<&str>) -> bool {
+        tokio::select! {
+            () = self.stop.cancelled() => return false,
+            () = tokio::time::sleep(wait) => {}
+            order = self.inbox.recv() => match order {
+                None => return false,
+                Some(order) => self.hear(order, refused),
+            },
+        }
+        true
+    }
+
+    /// Takes an order while there is no store: what needs one is refused with that reason, or put off.
+    fn hear(&mut self, order: Order, refused: Option<&str>) {
+        match (order, refused) {
+            (Order::TakeUp(builds), _) => {
+                self.wants(builds);
+                self.lost_at.clear();
+            }
+            (Order::Rebuild { reply, .. } | Order::PassOver { reply, .. }, Some(why)) => refuse(reply, why),
+            (order, None) => self.put_off.push(order),
+        }
+    }
+
     /// Begins to follow for what answers, and to build what is wanted.
-    async fn stand(&mut self, feed: Arc<Feed>, live: Arc<dyn ViewStore>) -> Standing {
-        *self.view.live.write().await = Some(live.clone());
+    pub(super) async fn stand(&mut self, feed: Arc<Feed>, (live, cursors): Opened) -> Standing {
+        let definition = live.definition();
+        self.note(self.view.record.answers(definition));
+        let elsewhere = are_elsewhere(&feed, &cursors);
         self.goes_on();
-        let live = self.follow(&feed, live, true).await;
-        let saved = cursors(&live).await;
-        let mut standing = Standing { feed, live, building: None, again: None, persisted: Instant::now(), saved };
-        if standing.live.store.definition() != self.builds.wanted() {
-            self.build(&mut standing, false).await;
+        let live = match elsewhere {
+            true => self.follow_nothing(live).await,
+            false => {
+                *self.view.live.write().await = Some(live.clone());
+                self.follow(&feed, live, None).await
+            }
+        };
+        let saved = self::cursors(&live).await;
+        let mut standing = Standing {
+            feed,
+            live,
+            elsewhere,
+            building: None,
+            again: None,
+            persisted: Instant::now(),
+            saved,
+            lost: (0, 0),
+            unbuilt: 0,
+        };
+        match self.is_wanted(&standing) {
+            false => self.build(&mut standing, false).await,
+            true => self.drop_build().await,
         }
         standing
     }
 
-    fn goes_on(&self) {
+    /// Whether nothing is to be built.
+    pub(super) fn is_wanted(&self, standing: &Standing) -> bool {
+        let definition = standing.live.store.definition();
+        definition == self.builds.wanted() && !standing.elsewhere && !self.view.record.is_taken_back()
+    }
+
+    pub(super) fn goes_on(&self) {
         self.view.waiters.recover();
         self.view.figures().trouble = None;
     }
 
+    /// What is noted only so that it is known after a restart can be found out in another way, too.
+    pub(super) fn note(&self, noted: std::io::Result<()>) {
+        if let Err(error) = noted {
+            tracing::error!("the note about what the view {} passes over cannot be written: {error}", self.view.name);
+        }
+    }
+
     /// With what a new build begins, where that is not the log.
-    fn first(&self) -> Option<Arc<First>> {
+    pub(super) fn first(&self) -> Option<Arc<First>> {
         if &*self.view.settings.log != "main" || self.shared.database.is_none() {
             return None;
         }
@@ -145,61 +197,72 @@ impl Keeper {
         (!tables.is_empty()).then(|| Arc::new(First { shared: self.shared.clone(), tables }))
     }
 
-    async fn follow(&self, feed: &Arc<Feed>, store: Arc<dyn ViewStore>, live: bool) -> Following {
+    /// Follows for what answers; or for a build that passes over these.
+    pub(super) async fn follow(
+        &mut self,
+        feed: &Arc<Feed>,
+        store: Arc<dyn ViewStore>,
+        building: Option<Vec<Cursor>>,
+    ) -> Following {
         let fresh = store.cursors().await.is_ok_and(|cursors| cursors.iter().all(|at| at.position == Position::ZERO));
-        let first = self.first();
-        let role = match live {
-            true => Role { waiters: Some(self.view.waiters.clone()), share: None, first },
-            false => Role { waiters: None, share: Some(limits::VIEW_REBUILD_SHARE), first },
+        let (first, is_live) = (self.first(), building.is_none());
+        let role = match building {
+            None => Role {
+                waiters: Some(self.view.waiters.clone()),
+                stops: Some(self.view.stops.clone()),
+                share: None,
+                first,
+                out: self.view.publishing.clone(),
+                over: self.view.record.over_live().into(),
+                lost_at: self.lost_at.clone(),
+            },
+            Some(over) => Role { share: Some(limits::VIEW_REBUILD_SHARE), first, over: over.into(), ..Role::default() },
         };
-        let following = Following::start(&self.view.name, store, feed, &role, &self.stop);
-        let (parts, now) = (following.parts.clone(), Instant::now());
-        let definition = following.store.definition();
-        let running = Running { definition, parts, since: now, rate: 0.0, seen: 0, healthy: now, fresh };
+        let mut following = Following::start(&self.view.name, store, feed, &role, &self.stop);
+        if let Some(publisher) = is_live.then(|| self.publisher(feed, &following.store)).flatten() {
+            following.publish(publisher);
+        }
+        let running = running(&following, fresh);
         let mut figures = self.view.figures();
-        *(if live { &mut figures.live } else { &mut figures.building }) = Some(running);
+        *(if is_live { &mut figures.live } else { &mut figures.building }) = Some(running);
+        drop(figures);
         following
     }
 
-    /// Begins to build what is wanted beside what answers; what was being built is given up.
-    pub(super) async fn build(&mut self, standing: &mut Standing, afresh: bool) {
-        self.give_up(standing).await;
-        match self.builds.build(afresh).await {
-            Ok(store) => {
-                tracing::info!("the view {} is built by its new definition {}", self.view.name, store.definition());
-                standing.building = Some(self.follow(&standing.feed, store, false).await);
-                standing.again = None;
-            }
-            Err(error) => {
-                let failed = standing.again.map_or(1, |(_, failed)| failed + 1);
-                let trouble = opening(&error);
-                if failed == 1 {
-                    tracing::error!("the view {} cannot be built by its new definition: {error}", self.view.name);
-                }
-                let wait = RETRY.wait(failed, trouble.kind == "away", rand::random());
-                standing.again = Some((tokio::time::Instant::now() + wait, failed));
-                self.view.figures().building_trouble = Some(trouble);
-            }
-        }
+    /// What publishes the output of what answers, if that is wanted.
+    pub(super) fn publisher(&self, feed: &Arc<Feed>, store: &Arc<dyn ViewStore>) -> Option<Publisher> {
+        let (board, outbox) = (self.view.publishing.as_ref()?, store.outbox()?);
+        Publisher::of(&self.view.name, board, outbox, feed, &self.shared, &self.view.waiters)
     }
 
-    pub(super) async fn give_up(&self, standing: &mut Standing) {
-        if let Some(mut building) = standing.building.take() {
-            building.end().await;
-        }
-        let who = format!("{} (being built)", self.who());
-        standing.feed.partitions.iter().for_each(|partition| standing.feed.pin(&who, partition.log.id(), None));
+    /// What the store has is not answered by: it is of another log.
+    async fn follow_nothing(&mut self, store: Arc<dyn ViewStore>) -> Following {
+        *self.view.live.write().await = None;
+        let following = Following::nothing(store, &self.stop);
+        let why = format!(
+            "what it had was of another log than the {} that is there now; it is built from that",
+            self.view.settings.log
+        );
+        tracing::warn!("the view {}: {why}", self.view.name);
+        let trouble = Trouble { kind: "rebuilding", partition: 0, position: Position::ZERO, why, entry: None };
+        self.view.waiters.fail(unmet_by(&trouble));
         let mut figures = self.view.figures();
-        (figures.building, figures.building_trouble) = (None, None);
+        (figures.live, figures.trouble) = (Some(running(&following, true)), Some(trouble));
+        drop(figures);
+        following
     }
 
     async fn keep(mut self, mut standing: Standing) {
         let mut looks = tokio::time::interval(limits::VIEW_LOOK_INTERVAL);
+        let mut made = self.shared.feeds.made();
         loop {
+            for order in std::mem::take(&mut self.put_off) {
+                self.obey(&mut standing, order).await;
+            }
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 (number, end) = standing.live.ended() => self.stopped(&mut standing, number, end).await,
-                news = news(&mut standing.building) => match news {
+                news = super::building::news(&mut standing.building) => match news {
                     Some((number, end)) => self.unbuilt(&mut standing, number, end).await,
                     None => self.replace(&mut standing).await,
                 },
@@ -207,12 +270,19 @@ impl Keeper {
                     Some(order) => self.obey(&mut standing, order).await,
                     None => break,
                 },
-                _ = looks.tick() => self.look(&mut standing).await,
+                Ok(()) = made.changed() => self.look_for_log(&mut standing).await,
+                _ = looks.tick() => {
+                    self.look_for_log(&mut standing).await;
+                    self.look(&mut standing).await;
+                }
             }
         }
         standing.live.end().await;
         if let Some(building) = &mut standing.building {
             building.end().await;
+            if let Err(error) = building.store.persist().await {
+                tracing::debug!("the build of the view {} is not saved: {error}", self.view.name);
+            }
         }
         if let Err(error) = standing.live.store.persist().await {
             tracing::error!("the view {} is not saved: {error}; it is made again from its log", self.view.name);
@@ -223,6 +293,14 @@ impl Keeper {
     async fn stopped(&mut self, standing: &mut Standing, number: usize, end: End) {
         match &end {
             End::Lost(why) => return self.reopen(standing, &why.clone()).await,
+            // What was saved answers on, up to what is before the entry.
+            End::Failed { position, why } if standing.live.store.is_broken() && *position > Position::ZERO => {
+                let (log, position) = (standing.live.parts[number].log.id(), *position);
+                let why = why.strip_prefix(&format!("the entry at position {position}: ")).unwrap_or(why).to_owned();
+                self.lost_at.retain(|known| known.log != log);
+                self.lost_at.push(LostAt { log, position, why: why.clone() });
+                return self.reopen(standing, &why).await;
+            }
             End::Replaced(why) => {
                 tracing::info!("the view {} is built anew: {why}", self.view.name);
                 if standing.building.is_none() {
@@ -232,12 +310,12 @@ impl Keeper {
             _ => {}
         }
         let Some(trouble) = self.trouble(standing, number, end).await else { return };
-        if trouble.kind != "rebuilding" {
+        if !trouble.passes() {
             let (name, position) = (&self.view.name, trouble.position);
             tracing::error!(
-                "error[WS-VIEW-031]: the view {name} stops at position {position} of partition {number}: {} / do: correct its definition \
-                 and send the node SIGHUP; or `watershed view skip {name} --position {position}`",
+                "error[WS-VIEW-031]: the view {name} stops at position {position} of partition {number}: {} / do: {}",
                 trouble.why,
+                what_to_do(name, &trouble),
             );
         }
         self.view.waiters.fail(unmet_by(&trouble));
@@ -246,45 +324,37 @@ impl Keeper {
 
     async fn reopen(&mut self, standing: &mut Standing, why: &str) {
         tracing::warn!("the store of the view {} is opened anew: {why}", self.view.name);
+        let there: u64 = standing.live.parts.iter().map(|part| part.position().0).sum();
         standing.live.end().await;
-        let Some(live) = self.open().await else { return };
+        let (lost, before) = standing.lost;
+        standing.lost = (if there == before { lost + 1 } else { 1 }, there);
+        let Some((live, _)) = self.open(standing.lost.0 - 1).await else { return };
         *self.view.live.write().await = Some(live.clone());
         self.goes_on();
-        let is_wanted = live.definition() == self.builds.wanted();
-        standing.live = self.follow(&standing.feed, live, true).await;
-        if !is_wanted && standing.building.is_none() {
+        standing.live = self.follow(&standing.feed, live, None).await;
+        if !self.is_wanted(standing) && standing.building.is_none() {
             self.build(standing, false).await;
         }
     }
 
-    /// What is being built does not go on.
-    async fn unbuilt(&mut self, standing: &mut Standing, number: usize, end: End) {
-        match end {
-            End::Lost(_) => return self.build(standing, false).await,
-            End::Replaced(_) => return self.build(standing, true).await,
-            _ => {}
-        }
-        if let Some(trouble) = self.trouble(standing, number, end).await {
-            tracing::error!(
-                "error[WS-VIEW-032]: the view {} cannot be built by its new definition: position {}: {} / why: what answers is of the \
-                 definition before / do: correct the definition and send the node SIGHUP",
-                self.view.name,
-                trouble.position,
-                trouble.why
-            );
-            self.view.figures().building_trouble = Some(trouble);
-        }
-    }
-
-    async fn trouble(&self, standing: &Standing, partition: usize, end: End) -> Option<Trouble> {
+    pub(super) async fn trouble(&self, standing: &Standing, partition: usize, end: End) -> Option<Trouble> {
+        let position_of = |parts: &[Arc<super::part::PartBoard>]| parts.get(partition).map(|part| part.position());
         let (kind, position, why) = match end {
-            End::Stopped | End::Lost(_) => return None,
+            End::Lost(_) => return None,
+            End::Stopped if self.stop.is_cancelled() => return None,
+            End::Stopped => {
+                let why = format!(
+                    "its log {} was closed; it goes on with the one that is made in its place",
+                    self.view.settings.log
+                );
+                ("away", Position::ZERO, why)
+            }
             End::Failed { position, why } => ("failed", position, why),
             End::Trimmed { asked, oldest } => {
                 let why = format!("position {asked} is not in the log any more; the oldest that is there is {oldest}");
                 ("trimmed", asked, why)
             }
-            End::Replaced(why) => ("rebuilding", standing.live.parts[partition].position(), why),
+            End::Replaced(why) => ("rebuilding", position_of(&standing.live.parts).unwrap_or_default(), why),
             End::Parted(why) => {
                 ("failed", Position::ZERO, format!("{why}; the log or the store was restored or copied"))
             }
@@ -296,72 +366,51 @@ impl Keeper {
         Some(Trouble { kind, partition, position, why, entry })
     }
 
-    /// What is built takes the place of what answers, if it has nearly everything.
-    pub(super) async fn replace(&mut self, standing: &mut Standing) {
-        let Some(mut building) = standing.building.take() else { return };
-        let far = building.left() > limits::VIEW_SWITCH_ENTRIES || !building.has_begun(self.first().is_some());
-        if far || self.view.figures().building_trouble.is_some() {
-            standing.building = Some(building);
-            return;
-        }
-        // What was answered last is where the new one has to be; what answers stands still for that long.
-        standing.live.end().await;
-        let old = cursors(&standing.live).await;
-        if !building.wait(&old, limits::VIEW_SWITCH_WAIT).await {
-            tracing::info!("the view {} is not switched yet: its log moves faster than it is built", self.view.name);
-            standing.building = Some(building);
-            self.again(standing).await;
-            return;
-        }
-        building.end().await;
-        let switched = self.builds.switch().await;
-        if let Ok(store) = &switched {
-            *self.view.live.write().await = Some(store.clone());
-        }
-        self.give_up(standing).await;
-        match switched {
-            Ok(store) => {
-                tracing::info!("the view {} answers by its new definition {}", self.view.name, store.definition());
-                tokio::task::block_in_place(|| self.view.record.quarantine.end());
-                self.goes_on();
-                standing.live = self.follow(&standing.feed, store, true).await;
-                standing.saved = old;
-            }
-            Err(error) => {
-                tracing::error!("the view {} is not switched: {error}; it is tried again", self.view.name);
-                let failed = standing.again.map_or(1, |(_, failed)| failed + 1);
-                standing.again = Some((tokio::time::Instant::now() + RETRY.wait(failed, true, rand::random()), failed));
-                self.again(standing).await;
-            }
-        }
-    }
-
-    /// Follows again for what answers.
+    /// Follows again for what answers. A state that is of no more use is opened anew from what was saved.
     pub(super) async fn again(&mut self, standing: &mut Standing) {
+        if standing.elsewhere {
+            return;
+        }
         standing.live.end().await;
+        let mut store = standing.live.store.clone();
+        if store.is_broken() {
+            let Some((opened, _)) = self.open(0).await else { return };
+            *self.view.live.write().await = Some(opened.clone());
+            store = opened;
+        }
         self.goes_on();
-        let store = standing.live.store.clone();
-        standing.live = self.follow(&standing.feed, store, true).await;
+        standing.live = self.follow(&standing.feed, store, None).await;
     }
 }
 
-/// What happens to a build: a partition is not followed any more, or (`None`) has nothing more to read.
-async fn news(building: &mut Option<Following>) -> Option<(usize, End)> {
-    match building {
-        Some(building) => building.news().await,
-        None => std::future::pending().await,
-    }
+/// How it is doing, from now on.
+fn running(following: &Following, fresh: bool) -> Running {
+    let (parts, now) = (following.parts.clone(), Instant::now());
+    let definition = following.store.definition();
+    Running { definition, parts, since: now, rate: 0.0, seen: 0, healthy: now, fresh }
+}
+
+/// A store is open when it has said how far it has come.
+async fn opened(live: Result<Arc<dyn ViewStore>, ViewError>) -> Result<Opened, ViewError> {
+    let live = live?;
+    let cursors = live.cursors().await?;
+    Ok((live, cursors))
+}
+
+/// Whether something of a state is of a log that is none of this feed.
+pub(super) fn are_elsewhere(feed: &Feed, cursors: &[Cursor]) -> bool {
+    cursors.iter().any(|at| at.position > Position::ZERO && feed.partition_with(at.log).is_none())
 }
 
 /// A store that cannot be opened.
-fn opening(error: &ViewError) -> Trouble {
+pub(super) fn opening(error: &ViewError) -> Trouble {
     let away = matches!(error, ViewError::Retry(_) | ViewError::Lost(_) | ViewError::Fenced { .. });
     let kind = if away { "away" } else { "failed" };
     Trouble { kind, partition: 0, position: Position::ZERO, why: error.to_string(), entry: None }
 }
 
 /// Where a build stands that is not followed any more: by its store, else by what it was last seen to have.
-async fn cursors(following: &Following) -> Needed {
+pub(super) async fn cursors(following: &Following) -> Needed {
     let mut reached = following.reached();
     let stored: Vec<Cursor> = following.store.cursors().await.unwrap_or_default();
     for cursor in stored {

@@ -41,6 +41,11 @@ impl Keeper {
                 Ok(()) => standing.saved = reached,
                 Err(error) => tracing::warn!("the view {} is not saved: {error}; it is tried again", self.view.name),
             }
+            if let Some(building) = &standing.building
+                && let Err(error) = building.store.persist().await
+            {
+                tracing::debug!("the build of the view {} is not saved: {error}", self.view.name);
+            }
         }
         if standing.again.is_some_and(|(at, _)| at <= tokio::time::Instant::now()) {
             self.build(standing, false).await;

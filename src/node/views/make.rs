@@ -25,7 +25,7 @@ enum Made {
     /// Without SQL, in memory.
     Plain { folder: PathBuf, name: String, settings: PlainSettings },
     /// By a file of SQL.
-    Sql { name: String, file: PathBuf, place: Place, changes: bool },
+    Sql { name: String, file: PathBuf, place: Place, changes: bool, publish: bool },
 }
 
 /// Where a view by SQL is kept.
@@ -37,19 +37,13 @@ enum Place {
 }
 
 impl Place {
-    fn of(config: &Config, name: &str, store: &ViewStoreUrl, changes: bool) -> Result<Place, ConfigError> {
+    fn of(config: &Config, name: &str, store: &ViewStoreUrl) -> Place {
         let saved = || views_dir(&config.node.data_dir).join(format!("{name}.db"));
         match store {
-            ViewStoreUrl::Memory => Ok(Place::Sqlite(SqlitePlace::Memory(saved()))),
-            ViewStoreUrl::Database(DatabaseUrl::Sqlite(path)) => Ok(Place::Sqlite(SqlitePlace::File(path.clone()))),
-            ViewStoreUrl::Database(DatabaseUrl::Postgres(_)) if changes => Err(config.mistake_in(
-                &format!("view.{name}.changes"),
-                "changes of views in PostgreSQL are not told",
-                "only SQLite and memory keep them",
-                "take the line out, or keep the view in SQLite",
-            )),
+            ViewStoreUrl::Memory => Place::Sqlite(SqlitePlace::Memory(saved())),
+            ViewStoreUrl::Database(DatabaseUrl::Sqlite(path)) => Place::Sqlite(SqlitePlace::File(path.clone())),
             ViewStoreUrl::Database(DatabaseUrl::Postgres(url)) => {
-                Ok(Place::Postgres(url.clone(), config.node.data_dir.clone()))
+                Place::Postgres(url.clone(), config.node.data_dir.clone())
             }
         }
     }
@@ -64,17 +58,18 @@ impl Place {
 
 impl Made {
     /// By its section, whose combinations have been checked when the file was read.
-    fn of(config: &Config, name: &str, view: &ViewConfig) -> Result<Made, ConfigError> {
+    fn of(config: &Config, name: &str, view: &ViewConfig) -> Made {
         let folder = views_dir(&config.node.data_dir);
-        Ok(match (view.plain(), &view.sql) {
+        match (view.plain(), &view.sql) {
             (Some(settings), _) => Made::Plain { folder, name: name.into(), settings },
             (None, file) => Made::Sql {
                 name: name.into(),
                 file: file.clone().unwrap_or_default(),
-                place: Place::of(config, name, view.store.as_ref().unwrap_or(&ViewStoreUrl::Memory), view.changes)?,
+                place: Place::of(config, name, view.store.as_ref().unwrap_or(&ViewStoreUrl::Memory)),
                 changes: view.changes,
+                publish: view.publish.is_some(),
             },
-        })
+        }
     }
 
     /// The tables that it looks at; `None`: all.
@@ -99,18 +94,29 @@ impl Made {
                 let builds = Plain::builds(folder, name, settings.clone()).map_err(|error| unusable(name, &error))?;
                 Ok(Arc::new(builds))
             }
-            Made::Sql { name, file, place, changes } => {
+            Made::Sql { name, file, place, changes, publish } => {
                 let definition = definition(file, place.dialect()).map_err(|why| unusable(name, &why))?;
                 let definition = Arc::new(definition);
                 match place {
                     Place::Sqlite(place) => {
                         let options = SqliteViewOptions::new(name.clone(), definition, place.clone());
-                        Ok(Arc::new(SqliteViews::new(SqliteViewOptions { changes: *changes, ..options })))
+                        Ok(Arc::new(SqliteViews::new(SqliteViewOptions {
+                            changes: *changes,
+                            publish: *publish,
+                            ..options
+                        })))
                     }
                     Place::Postgres(url, spool_dir) => {
                         let endpoint = Endpoint::from_url(url).map_err(|error| unusable(name, &error))?;
                         let spool_dir = spool_dir.clone();
-                        let options = PgViewOptions { name: name.clone(), definition, endpoint, spool_dir };
+                        let options = PgViewOptions {
+                            name: name.clone(),
+                            definition,
+                            endpoint,
+                            spool_dir,
+                            changes: *changes,
+                            publish: *publish,
+                        };
                         Ok(Arc::new(PgViews::new(options).map_err(|error| unusable(name, &error))?))
                     }
                 }
@@ -133,7 +139,12 @@ fn read(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > limits::VIEW_SQL_BYTES_MAX {
         return Err(format!("{} has more than {} bytes", path.display(), limits::VIEW_SQL_BYTES_MAX));
     }
-    String::from_utf8(bytes).map_err(|error| format!("{} is not UTF-8 text: {error}", path.display()))
+    let text = String::from_utf8(bytes).map_err(|error| format!("{} is not UTF-8 text: {error}", path.display()))?;
+    // Some editors begin a file with a mark of the byte order.
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.into(),
+        None => text,
+    })
 }
 
 fn unusable(name: &str, why: &dyn std::fmt::Display) -> NodeError {
@@ -149,7 +160,7 @@ fn unusable(name: &str, why: &dyn std::fmt::Display) -> NodeError {
 pub(in crate::node) fn configured(config: &Config) -> Result<BTreeMap<String, ViewSettings>, ConfigError> {
     let mut views = BTreeMap::new();
     for (name, view) in &config.view {
-        let made = Made::of(config, name, view)?;
+        let made = Made::of(config, name, view);
         let kind = view.kind();
         let tables = made.tables().map_err(|why| {
             let what = format!("the view {name:?} has no usable definition");
@@ -161,10 +172,28 @@ pub(in crate::node) fn configured(config: &Config) -> Result<BTreeMap<String, Vi
             kind: kind.into(),
             store: view.store.as_ref().map_or_else(|| "memory".into(), ToString::to_string).into(),
             tables,
+            publish: view.publish.as_deref().map(Into::into),
             make: Arc::new(move || made.make()),
             persist_every: persist,
         };
         views.insert(name.clone(), settings);
     }
     Ok(views)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_definition_is_read_as_editors_leave_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("v.sql");
+        for text in ["-- setup\n", "\u{feff}-- setup\n"] {
+            std::fs::write(&path, text).expect("written");
+            assert_eq!(read(&path).as_deref(), Ok("-- setup\n"));
+        }
+        std::fs::write(&path, b"\xff").expect("written");
+        assert!(read(&path).is_err_and(|why| why.contains("not UTF-8")));
+    }
 }

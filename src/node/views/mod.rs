@@ -1,21 +1,31 @@
 //! Views of this node's logs: kept going, asked, rebuilt.
 
+mod building;
+mod digests;
 mod following;
 mod keeper;
+mod log_there;
 mod looks;
 mod make;
 mod orders;
 mod part;
+mod preflight;
+mod progress;
+mod publish;
 mod quarantine;
 mod record;
 mod replicas;
 mod settings;
 mod status;
+mod stops;
 mod tokens;
 mod viewed;
 
+pub use digests::{Digested, Place};
 pub(super) use make::configured;
 pub use orders::OrderRefused;
+pub use preflight::{ViewFound, look_at_views};
+pub use publish::PublishStatus;
 pub use record::PassedOver;
 pub use replicas::Replicas;
 pub use settings::{MakeBuilds, ViewSettings};

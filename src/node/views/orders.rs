@@ -5,10 +5,11 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use super::following::{Following, LostAt};
 use super::keeper::{Keeper, Standing};
 use super::record::PassedOver;
 use super::viewed::{Trouble, Viewed};
-use crate::model::Position;
+use crate::model::{Cursor, Position};
 use crate::view::ViewBuilds;
 
 /// Why an order is not carried out.
@@ -26,11 +27,11 @@ type Reply = oneshot::Sender<Result<String, OrderRefused>>;
 
 /// What a view is told to do.
 pub(super) enum Order {
-    /// Build it afresh, of the definition as it stands now.
-    Rebuild(Arc<dyn ViewBuilds>, Reply),
+    /// Build it afresh, of the definition as it stands now; `with_skipped`: also of what was passed over until now.
+    Rebuild { builds: Arc<dyn ViewBuilds>, with_skipped: bool, reply: Reply },
     /// Build it if the definition has changed; try again what has failed.
     TakeUp(Arc<dyn ViewBuilds>),
-    /// Pass over the entry at which it has stopped.
+    /// Pass over the entry at which it, or what is built of it, has stopped.
     PassOver { partition: usize, position: Position, reply: Reply },
 }
 
@@ -40,22 +41,24 @@ pub(super) fn refuse(reply: Reply, why: &str) {
 }
 
 impl Viewed {
-    /// Has it built afresh, of its definition as that stands now; what is done, in words.
+    /// Has it built afresh, of its definition as that stands now; what is done, in words. With `with_skipped` from then on also of
+    /// the entries that it was told to pass over.
     ///
     /// # Errors
-    /// The definition is wrong, or its build cannot begin.
-    pub async fn rebuild(&self) -> Result<String, OrderRefused> {
+    /// The definition is wrong, its build cannot begin, or what is ordered cannot be noted.
+    pub async fn rebuild(&self, with_skipped: bool) -> Result<String, OrderRefused> {
         let make = self.settings.make.clone();
         let builds = tokio::task::block_in_place(|| make()).map_err(|error| OrderRefused::Failed(error.to_string()))?;
         let (reply, told) = oneshot::channel();
-        self.order(Order::Rebuild(builds, reply)).await;
+        self.order(Order::Rebuild { builds, with_skipped, reply }).await;
         told.await.unwrap_or_else(|_| Err(OrderRefused::State("the node stops".into())))
     }
 
-    /// Has it pass over the entry at which it has stopped, which is noted for ever; what is done, in words.
+    /// Has it pass over the entry at which it, or what is built of it, has stopped: now, and whenever it is built again. That is
+    /// noted for ever; what is done, in words.
     ///
     /// # Errors
-    /// It has not stopped there, or it cannot be noted.
+    /// Nothing has stopped there, or it cannot be noted: then nothing has changed.
     pub async fn pass_over(&self, partition: usize, position: Position) -> Result<String, OrderRefused> {
         let (reply, told) = oneshot::channel();
         self.order(Order::PassOver { partition, position, reply }).await;
@@ -66,43 +69,65 @@ impl Viewed {
 impl Keeper {
     pub(super) async fn obey(&mut self, standing: &mut Standing, order: Order) {
         match order {
-            Order::Rebuild(builds, reply) => {
-                if builds.wanted() != self.builds.wanted() {
-                    self.wants(builds);
-                }
-                self.build(standing, true).await;
-                let trouble = self.view.figures().building_trouble.clone();
+            Order::Rebuild { builds, with_skipped, reply } => {
+                let done = self.rebuild(standing, builds, with_skipped).await;
                 // Whoever has ordered it may be gone.
-                let _ = reply.send(match trouble {
-                    Some(trouble) => Err(OrderRefused::Failed(trouble.why)),
-                    None => Ok(format!(
-                        "the view {} is built afresh; it answers as it did until that is done",
-                        self.view.name
-                    )),
-                });
+                let _ = reply.send(done);
             }
-            Order::TakeUp(builds) => {
-                let before = self.builds.wanted();
-                let is_new = builds.wanted() != standing.live.store.definition();
-                let changed = builds.wanted() != before;
-                if changed {
-                    self.wants(builds);
-                }
-                let stuck = self.view.figures().building_trouble.is_some();
-                match is_new {
-                    true if changed || stuck || standing.building.is_none() => self.build(standing, false).await,
-                    true => {}
-                    false if changed => self.give_up(standing).await,
-                    false => {}
-                }
-                if self.view.figures().trouble.is_some() {
-                    self.again(standing).await;
-                }
-            }
+            Order::TakeUp(builds) => self.take_up(standing, builds).await,
             Order::PassOver { partition, position, reply } => {
                 let done = self.pass_over(standing, partition, position).await;
                 let _ = reply.send(done);
             }
+        }
+    }
+
+    async fn rebuild(
+        &mut self,
+        standing: &mut Standing,
+        builds: Arc<dyn ViewBuilds>,
+        with_skipped: bool,
+    ) -> Result<String, OrderRefused> {
+        if builds.wanted() != self.builds.wanted() {
+            self.wants(builds);
+        }
+        if with_skipped {
+            let noted = tokio::task::block_in_place(|| self.view.record.take_back());
+            noted.map_err(|error| OrderRefused::Failed(format!("it cannot be noted: {error}")))?;
+        }
+        if standing.live.store.is_broken() {
+            self.lost_at.clear();
+            self.again(standing).await;
+        }
+        self.build(standing, true).await;
+        match self.view.figures().building_trouble.clone() {
+            Some(trouble) => Err(OrderRefused::Failed(trouble.why)),
+            None => Ok(format!("the view {} is built afresh; it answers as it did until that is done", self.view.name)),
+        }
+    }
+
+    async fn take_up(&mut self, standing: &mut Standing, builds: Arc<dyn ViewBuilds>) {
+        let changed = builds.wanted() != self.builds.wanted();
+        if changed {
+            self.wants(builds);
+            standing.unbuilt = 0;
+        }
+        let stuck = self.view.figures().building_trouble.is_some();
+        match self.is_wanted(standing) {
+            false if changed || stuck || standing.building.is_none() => self.build(standing, false).await,
+            true if changed => {
+                self.give_up(standing).await;
+                standing.again = None;
+                self.drop_build().await;
+            }
+            // What was ordered to be built afresh.
+            true if stuck => self.build(standing, false).await,
+            _ => {}
+        }
+        // It may be on its way to where it stopped.
+        if self.view.figures().trouble.is_some() || !self.lost_at.is_empty() {
+            self.lost_at.clear();
+            self.again(standing).await;
         }
     }
 
@@ -112,35 +137,74 @@ impl Keeper {
         partition: usize,
         position: Position,
     ) -> Result<String, OrderRefused> {
+        let name = self.view.name.clone();
         let state = |why: String| Err(OrderRefused::State(why));
-        let at_entry = |trouble: &Trouble| trouble.kind == "failed" && trouble.position > Position::ZERO;
-        let Some(trouble) = self.view.figures().trouble.clone().filter(at_entry) else {
-            return state(format!("the view {} has not stopped at an entry", self.view.name));
+        let (live, building) = self.stopped_at(standing);
+        let there: Vec<&Trouble> = live.iter().chain(&building).collect();
+        let here = |trouble: &Trouble| (trouble.partition, trouble.position) == (partition, position);
+        let Some(trouble) = there.iter().find(|trouble| here(trouble)) else {
+            let place = |at: &Trouble| format!("position {} of partition {}", at.position, at.partition);
+            let mut places = live.iter().map(place).collect::<Vec<_>>().join(", ");
+            if let Some(at) = &building {
+                places += if places.is_empty() { "" } else { ", and what is built at " };
+                places += &place(at);
+            }
+            return match places.is_empty() {
+                true => state(format!("neither the view {name} nor what is built of it has stopped at an entry")),
+                false => state(format!("the view {name} has stopped at {places}")),
+            };
         };
-        if (trouble.partition, trouble.position) != (partition, position) {
-            let (at, of) = (trouble.position, trouble.partition);
-            return state(format!("the view {} has stopped at position {at} of partition {of}", self.view.name));
-        }
         let Some(log) = standing.feed.partitions.get(partition).map(|partition| partition.log.clone()) else {
             return state(format!("there is no partition {partition}"));
         };
-        let failed = |why: String| OrderRefused::Failed(why);
-        let cursor = log.cursor_at(position);
-        let store = standing.live.store.clone();
-        standing.live.end().await;
-        let one = PassedOver::new(partition, cursor, store.definition(), trouble.why);
-        let noted =
-            tokio::task::block_in_place(|| self.view.record.add(one)).map_err(|error| failed(error.to_string()));
-        let done = match noted {
-            Ok(()) => store.pass_over(cursor).await.map_err(|error| failed(error.to_string())),
-            failed => failed,
+        let (is_live, cursor) = (live.iter().any(here), log.cursor_at(position));
+        let definition = if is_live { standing.live.store.definition() } else { self.builds.wanted() };
+        let one = PassedOver::new(partition, cursor, definition, trouble.why.clone());
+        // A build that has taken it is not what one is that passes over it: it begins again.
+        let before = |building: &Following| building.parts.get(partition).is_some_and(|at| at.position() < position);
+        let goes_on = standing.building.as_ref().is_some_and(before);
+        // With this it is ordered: whoever comes to the entry from here on passes over it, also after a crash.
+        tokio::task::block_in_place(|| self.view.record.add(one, is_live, goes_on))
+            .map_err(|error| OrderRefused::Failed(format!("it cannot be noted: {error}")))?;
+        tracing::warn!("the view {name} passes over position {position} of partition {partition}, as ordered");
+        if is_live {
+            self.step_over(standing, cursor).await;
+        }
+        if standing.building.is_some() || standing.again.is_some() || !self.is_wanted(standing) {
+            self.build(standing, false).await;
+        }
+        Ok(format!("the view {name} passes over position {position}; that is noted for ever"))
+    }
+
+    /// The entries at which what answers has stopped, or stops when it comes there again; and the one at which its build has.
+    fn stopped_at(&self, standing: &Standing) -> (Vec<Trouble>, Option<Trouble>) {
+        let (shown, building) = {
+            let figures = self.view.figures();
+            let at_entry = |trouble: &Trouble| trouble.kind == "failed" && trouble.position > Position::ZERO;
+            (figures.trouble.clone().filter(at_entry), figures.building_trouble.clone().filter(at_entry))
         };
+        let mut live: Vec<Trouble> = shown.into_iter().collect();
+        for LostAt { log, position, why } in &self.lost_at {
+            let Some(partition) = standing.feed.partition_with(*log) else { continue };
+            // One that is behind came with the rows of tables.
+            let is_ahead = standing.live.parts.get(partition).is_some_and(|at| at.position() < *position);
+            if is_ahead && live.iter().all(|known| (known.partition, known.position) != (partition, *position)) {
+                live.push(Trouble { kind: "failed", partition, position: *position, why: why.clone(), entry: None });
+            }
+        }
+        (live, building)
+    }
+
+    /// What answers goes on behind an entry; the store notes it for itself, if it can.
+    async fn step_over(&mut self, standing: &mut Standing, cursor: Cursor) {
+        standing.live.end().await;
+        self.lost_at.retain(|lost_at| (lost_at.log, lost_at.position) != (cursor.log, cursor.position));
+        let store = standing.live.store.clone();
+        if !store.is_broken()
+            && let Err(error) = store.pass_over(cursor).await
+        {
+            tracing::debug!("the store of the view {} goes over {cursor} when it comes there: {error}", self.view.name);
+        }
         self.again(standing).await;
-        done?;
-        tracing::warn!(
-            "the view {} passes over position {position} of partition {partition}, as ordered",
-            self.view.name
-        );
-        Ok(format!("the view {} passes over position {position}; that is noted for ever", self.view.name))
     }
 }

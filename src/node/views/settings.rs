@@ -21,6 +21,8 @@ pub struct ViewSettings {
     pub store: Box<str>,
     /// The tables that it looks at; `None`: all that the log has.
     pub tables: Option<Vec<TableName>>,
+    /// The log of this node that its output is; nobody else appends there.
+    pub publish: Option<Box<str>>,
     /// What builds it.
     pub make: MakeBuilds,
     /// How often a state that is in memory is saved.

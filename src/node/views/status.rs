@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::publish::PublishStatus;
 use super::record::PassedOver;
 use super::viewed::{Figures, Running, Trouble, Viewed, seconds_left};
 use crate::model::Position;
@@ -41,6 +42,8 @@ pub struct ViewStatus {
     pub failure: Option<FailureStatus>,
     /// What is to take its place.
     pub building: Option<BuildStatus>,
+    /// How far its output has come into the log that it is, where it is one.
+    pub published: Option<PublishStatus>,
     /// What it has passed over by order.
     pub passed_over: Vec<PassedOver>,
     /// The partitions, where there are several.
@@ -60,6 +63,8 @@ pub struct FailureStatus {
     pub error: String,
     /// That entry as JSON; cut where it is long.
     pub entry: Option<String>,
+    /// The command that has it passed over; none where that would not help.
+    pub skip: Option<String>,
 }
 
 /// A build beside what answers.
@@ -92,13 +97,34 @@ pub struct PartStatus {
     pub tail: u64,
 }
 
-fn failure(trouble: &Trouble) -> FailureStatus {
+/// The command that has an entry passed over.
+fn skip(name: &str, trouble: &Trouble) -> Option<String> {
+    let partition = if trouble.partition > 0 { format!(" --partition {}", trouble.partition) } else { String::new() };
+    let (is_entry, position) = (trouble.kind == "failed" && trouble.position > Position::ZERO, trouble.position);
+    is_entry.then(|| format!("watershed view skip {name} --position {position}{partition} --yes"))
+}
+
+/// What helps a view that has stopped.
+pub(super) fn what_to_do(name: &str, trouble: &Trouble) -> String {
+    advice(name, skip(name, trouble).as_deref())
+}
+
+fn advice(name: &str, skip: Option<&str>) -> String {
+    let mend = "correct its definition and send the node SIGHUP";
+    match skip {
+        Some(skip) => format!("{mend}; or `{skip}`"),
+        None => format!("{mend}, which has it tried again; or `watershed view rebuild {name}`"),
+    }
+}
+
+fn failure(name: &str, trouble: &Trouble) -> FailureStatus {
     FailureStatus {
         reason: super::viewed::unmet_by(trouble).reason(),
         partition: trouble.partition,
         position: trouble.position.0,
         error: trouble.why.clone(),
         entry: trouble.entry.clone(),
+        skip: skip(name, trouble),
     }
 }
 
@@ -106,7 +132,7 @@ fn position(running: &Running) -> u64 {
     running.parts.iter().map(|part| part.position().0).sum()
 }
 
-fn build(running: Option<&Running>, wanted: String, trouble: Option<&Trouble>) -> BuildStatus {
+fn build(name: &str, running: Option<&Running>, wanted: String, trouble: Option<&Trouble>) -> BuildStatus {
     BuildStatus {
         definition: running.map_or(wanted, |running| running.definition.to_string()),
         position: running.map_or(0, position),
@@ -114,7 +140,7 @@ fn build(running: Option<&Running>, wanted: String, trouble: Option<&Trouble>) -
         per_second: running.map_or(0.0, |running| running.rate),
         seconds_left: running.filter(|running| running.rate > 0.0).map(seconds_left),
         seconds: running.map_or(0.0, |running| running.since.elapsed().as_secs_f64()),
-        failure: trouble.map(failure),
+        failure: trouble.map(|trouble| failure(name, trouble)),
     }
 }
 
@@ -127,8 +153,10 @@ impl Viewed {
         let parts =
             parts.map(|part| PartStatus { partition: part.number, position: part.position().0, tail: part.tail().0 });
         let parts: Vec<PartStatus> = parts.collect();
-        let building = (figures.building.is_some() || figures.building_trouble.is_some())
-            .then(|| build(figures.building.as_ref(), self.wanted().to_string(), figures.building_trouble.as_ref()));
+        let building = (figures.building.is_some() || figures.building_trouble.is_some()).then(|| {
+            let (running, trouble) = (figures.building.as_ref(), figures.building_trouble.as_ref());
+            build(&self.name, running, self.wanted().to_string(), trouble)
+        });
         let quarantined = self.quarantined();
         let stopped = figures.trouble.as_ref().filter(|trouble| !trouble.passes());
         let stopped = quarantined.as_ref().or(stopped);
@@ -146,8 +174,9 @@ impl Viewed {
             per_second: figures.live.as_ref().map_or(0.0, |live| live.rate),
             waiting: self.waiting(),
             error: away(&figures),
-            failure: stopped.map(failure),
+            failure: stopped.map(|trouble| failure(&self.name, trouble)),
             building,
+            published: self.publishing.as_ref().map(|board| board.status()),
             passed_over: self.passed_over(),
             parts: if parts.len() > 1 { parts } else { Vec::new() },
         }
@@ -202,19 +231,25 @@ impl ViewStatus {
                 ),
                 _ => format!(
                     "view {name} has stopped at position {position} of partition {partition}{at}: {error} / why: nothing is passed over \
-                     unless an operator says so / do: correct its definition and send the node SIGHUP; or `watershed view skip {name} \
-                     --position {position}`"
+                     unless an operator says so / do: {}",
+                    advice(name, failure.skip.as_deref())
                 ),
             });
         }
         let building = self.building.as_ref().and_then(|building| building.failure.as_ref());
+        let published = self.published.as_ref();
+        let unpublished = published.and_then(|out| Some((&out.log, out.error.as_ref()?)));
         match (&self.error, building) {
             (Some(error), _) => Some(format!("view {name} waits: {error}")),
             (None, Some(failure)) => Some(format!(
-                "view {name} cannot be built by its new definition, and answers by the one before: position {}: {} / do: correct the \
-                 definition and send the node SIGHUP",
-                failure.position, failure.error
+                "view {name} cannot be built by its new definition, and answers by the one before: position {}: {} / do: {}",
+                failure.position,
+                failure.error,
+                advice(name, failure.skip.as_deref())
             )),
+            (None, None) if unpublished.is_some() => {
+                unpublished.map(|(log, why)| format!("view {name} does not publish into {log}: {why}"))
+            }
             (None, None) if self.state == "stalled" => {
                 Some(format!("view {name} has stalled: its log moves and it does not / do: look at its store"))
             }

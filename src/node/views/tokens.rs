@@ -1,10 +1,14 @@
 //! What a token means for a log of this node.
 
+use std::sync::PoisonError;
+
 use tokio::time::Instant;
 
+use crate::log::Log;
 use crate::model::{Cursor, LinkId, LogId, Position, SourceCursor, TableName};
 use crate::node::feeds::Feed;
 use crate::node::shared::Shared;
+use crate::peer::Head;
 use crate::postgres::captured_lsn;
 use crate::postgres::replication::Lsn;
 use crate::view::{Lane, LaneState, Needed, Token, Unmet};
@@ -33,7 +37,7 @@ pub(super) async fn needed(
             }
             Ok(needed)
         }
-        Token::Lsn { node, lsn } => captured(shared, feed, node, *lsn, until).await,
+        Token::Lsn { node, lsn } => captured(shared, feed, tables, node, *lsn, until).await,
     }
 }
 
@@ -46,10 +50,14 @@ fn own(feed: &Feed, number: usize, cursor: Cursor) -> Result<Needed, Unmet> {
     let log = &feed.partitions[number].log;
     let ahead = feed.mirror_of().is_some() && cursor.position > *log.tail().borrow();
     if !ahead {
-        log.check(cursor)
-            .map_err(|refused| Unmet::Unknown(format!("the token is not valid in {}: {refused}", feed.name)))?;
+        checked(feed, &**log, cursor)?;
     }
     Ok([(cursor.log, cursor.position)].into())
+}
+
+/// Whether a cursor is one of that partition of the feed.
+pub(super) fn checked(feed: &Feed, log: &dyn Log, cursor: Cursor) -> Result<(), Unmet> {
+    log.check(cursor).map_err(|refused| Unmet::Unknown(format!("the token is not valid in {}: {refused}", feed.name)))
 }
 
 /// Whether cursors that were ahead of a mirror are valid in it, now that it has come so far.
@@ -92,14 +100,20 @@ async fn travelled(
             });
         }
     }
-    // Rows of a first copy come beside the log; `copied`, which stands in it behind them, has the view built anew.
+    copied(shared, tables, until).await?;
+    Ok(tails(feed))
+}
+
+/// Waits until no table is being copied: rows of a first copy come beside the log; `copied`, which stands in it behind them,
+/// has the view built anew.
+async fn copied(shared: &Shared, tables: Option<&[TableName]>, until: Instant) -> Result<(), Unmet> {
     while let Some(table) = arriving(shared, tables) {
         if Instant::now() + COPY_LOOK > until {
             return Err(Unmet::Rebuilding(format!("the table {table} is being copied to this node")));
         }
         tokio::time::sleep(COPY_LOOK).await;
     }
-    Ok(tails(feed))
+    Ok(())
 }
 
 /// Between two looks at whether a table is still being copied.
@@ -115,14 +129,21 @@ fn arriving(shared: &Shared, tables: Option<&[TableName]>) -> Option<TableName> 
 }
 
 /// What the log has, once the capture of this node's database has passed that place of its server's log.
-async fn captured(shared: &Shared, feed: &Feed, node: &str, lsn: u64, until: Instant) -> Result<Needed, Unmet> {
+async fn captured(
+    shared: &Shared,
+    feed: &Feed,
+    tables: Option<&[TableName]>,
+    node: &str,
+    lsn: u64,
+    until: Instant,
+) -> Result<Needed, Unmet> {
     if &*feed.name != "main" {
         return Err(Unmet::Unknown(format!("a place in a database's log says nothing of {}", feed.name)));
     }
     if node != &*shared.name {
-        let here = &shared.name;
-        let why = format!("the place is one at {node}, and this is {here}: ask there for a cursor, and show that here");
-        return Err(Unmet::Unknown(why));
+        captured_at(shared, node, lsn, until).await?;
+        copied(shared, tables, until).await?;
+        return Ok(tails(feed));
     }
     if shared.arrived.at(DATABASE) == Position::ZERO {
         return Err(Unmet::Unknown("this node captures no PostgreSQL database".into()));
@@ -136,6 +157,43 @@ async fn captured(shared: &Shared, feed: &Feed, node: &str, lsn: u64, until: Ins
         }
     }
     Ok(tails(feed))
+}
+
+/// Waits until what the database of another node had committed there has travelled here, by what that node says of itself
+/// from now on: what was heard before may be of another that had its name.
+async fn captured_at(shared: &Shared, node: &str, lsn: u64, until: Instant) -> Result<(), Unmet> {
+    if shared.parent.is_none() && shared.book.all().is_empty() {
+        let here = &shared.name;
+        return Err(Unmet::Unknown(format!("the place is one at {node}, this is {here}, and nothing travels here")));
+    }
+    let of = |head: &&Head| *head.node.name == *node;
+    let heard = || -> Vec<Head> {
+        let heads = shared.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        heads.values().filter(of).cloned().collect()
+    };
+    let before = heard();
+    let is_news = |head: &&Head| before.iter().all(|old| old.node.log != head.node.log || old.time != head.time);
+    let mut moved = shared.arrived.moved();
+    loop {
+        moved.mark_unchanged();
+        let heads = heard();
+        let there = match heads.iter().filter(is_news).max_by_key(|head| head.time) {
+            Some(Head { captured: None, .. }) => {
+                let why =
+                    format!("{node} captures no PostgreSQL database, or does not say how far: show a cursor of it");
+                return Err(Unmet::Unknown(why));
+            }
+            Some(Head { captured: Some(there), .. }) if *there >= lsn => return Ok(()),
+            Some(Head { captured: Some(there), .. }) => Lsn(*there).to_string(),
+            None => "an earlier place".into(),
+        };
+        if tokio::time::timeout_at(until, moved.changed()).await.is_err() {
+            return Err(match heads.is_empty() {
+                true => Unmet::Unknown(format!("the place is one at {node}, of which nothing has come here")),
+                false => Unmet::NotYet(format!(": the database of {node} has come here up to {there}")),
+            });
+        }
+    }
 }
 
 /// In place of a log's id, that of the database's own log.
@@ -158,6 +216,11 @@ impl Shared {
         if let Some(Ok(upto)) = upto.map(Cursor::try_from) {
             self.arrived.reached(upto);
         }
+    }
+
+    /// Up to which place of its server's own log the node's database is in the log; `None` where none is captured.
+    pub(in crate::node) fn captured(&self) -> Option<u64> {
+        Some(self.arrived.at(DATABASE).0).filter(|place| *place > 0)
     }
 
     /// The log has everything that the database had committed at that place.

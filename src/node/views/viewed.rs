@@ -4,19 +4,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::{RwLock, mpsc, watch};
+use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 
 use super::orders::Order;
 use super::part::PartBoard;
+use super::publish::PublishBoard;
 use super::record::{PassedOver, Record};
 use super::settings::ViewSettings;
+use super::stops::Stops;
 use super::tokens;
 use crate::model::{Cursor, Fingerprint, Position, limits};
 use crate::node::feeds::{Feed, joined};
 use crate::node::shared::Shared;
 use crate::view::{
-    Answer, AskError, Bounds, Needed, Question, StateDigest, Token, Unmet, ViewBuilds, ViewChanges, ViewStore, Waiters,
-    covers,
+    Answer, AskError, Bounds, Needed, Question, Token, Unmet, ViewBuilds, ViewChanges, ViewStore, Waiters, covers,
 };
 
 /// Between two looks at a store that has less than it had.
@@ -59,6 +60,12 @@ pub enum Unanswered {
     /// The question, or the store.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// A digest is wanted of a place that the view has gone past, which is said in words.
+    #[error("{0}")]
+    Passed(String),
+    /// As many digests are summed up as may.
+    #[error("{} digests of this view are summed up already", limits::VIEW_DIGESTS_MAX)]
+    Crowded,
 }
 
 /// How a build is doing, as far as it takes more than one look.
@@ -123,7 +130,12 @@ pub struct Viewed {
     pub settings: ViewSettings,
     pub(super) builds: Mutex<Arc<dyn ViewBuilds>>,
     pub(super) waiters: Arc<Waiters>,
+    pub(super) stops: Arc<Stops>,
+    /// One for each digest that is summed up.
+    pub(super) digests: Arc<Semaphore>,
     pub(super) record: Record,
+    /// Its output as a log.
+    pub(super) publishing: Option<Arc<PublishBoard>>,
     /// What answers.
     pub(super) live: RwLock<Option<Arc<dyn ViewStore>>>,
     feed: Mutex<Option<Arc<Feed>>>,
@@ -135,12 +147,16 @@ pub struct Viewed {
 impl Viewed {
     pub(super) fn new(name: Box<str>, settings: ViewSettings, builds: Arc<dyn ViewBuilds>, record: Record) -> Viewed {
         let (orders, inbox) = mpsc::channel(limits::VIEW_ORDERS_MAX);
+        let publishing = settings.publish.as_deref().map(|log| Arc::new(PublishBoard::new(log)));
         Viewed {
             name,
             settings,
             builds: Mutex::new(builds),
             waiters: Arc::default(),
+            stops: Arc::default(),
+            digests: Arc::new(Semaphore::new(limits::VIEW_DIGESTS_MAX)),
             record,
+            publishing,
             live: RwLock::new(None),
             feed: Mutex::default(),
             figures: Mutex::default(),
@@ -200,32 +216,18 @@ impl Viewed {
                 self.again(until).await?;
                 continue;
             };
-            let answer = live.ask(question, bounds).await?;
+            let answer = match live.ask(question, bounds).await {
+                // It is opened anew.
+                Err(AskError::Failed(_)) if live.is_broken() => {
+                    self.again(until).await?;
+                    continue;
+                }
+                answer => answer?,
+            };
             // A store that has been set back has less for a moment than it had when it was looked at.
             if covers(&answer.cursors, &ready.needed) {
                 let cursor = self.cursor(&answer.cursors);
                 return Ok(Told { what: answer, cursor, stale: ready.stale });
-            }
-            self.again(until).await?;
-        }
-    }
-
-    /// What the state is, as a number, once the view has what it is to contain.
-    ///
-    /// # Errors
-    /// As of [`Viewed::ask`].
-    pub async fn digest(&self, shared: &Shared, asked: &Asked) -> Result<Told<StateDigest>, Unanswered> {
-        let until = tokio::time::Instant::now() + asked.timeout;
-        let ready = self.ready(shared, asked, until).await?;
-        loop {
-            let Some(live) = self.live.read().await.clone() else {
-                self.again(until).await?;
-                continue;
-            };
-            let digest = live.digest().await.map_err(|error| AskError::Failed(error.to_string()))?;
-            if covers(&digest.cursors, &ready.needed) {
-                let cursor = self.cursor(&digest.cursors);
-                return Ok(Told { what: digest, cursor, stale: ready.stale });
             }
             self.again(until).await?;
         }
@@ -286,7 +288,7 @@ impl Viewed {
         joined(&parts.collect::<Vec<_>>())
     }
 
-    async fn again(&self, until: tokio::time::Instant) -> Result<(), Unmet> {
+    pub(super) async fn again(&self, until: tokio::time::Instant) -> Result<(), Unmet> {
         if tokio::time::Instant::now() + AGAIN > until {
             return Err(self.unmet());
         }
@@ -295,7 +297,12 @@ impl Viewed {
     }
 
     /// Waits until the view has what is asked for. With [`Asked::stale`] it does not matter what comes of it.
-    async fn ready(&self, shared: &Shared, asked: &Asked, until: tokio::time::Instant) -> Result<Ready, Unmet> {
+    pub(super) async fn ready(
+        &self,
+        shared: &Shared,
+        asked: &Asked,
+        until: tokio::time::Instant,
+    ) -> Result<Ready, Unmet> {
         self.trusted()?;
         let waited = self.met(shared, asked, until).await;
         self.trusted()?;
@@ -309,7 +316,7 @@ impl Viewed {
     }
 
     /// What is known to be wrong answers nobody, whatever will do.
-    fn trusted(&self) -> Result<(), Unmet> {
+    pub(super) fn trusted(&self) -> Result<(), Unmet> {
         self.record.quarantine.why().map_or(Ok(()), |why| Err(Unmet::Failed(why)))
     }
 
@@ -332,7 +339,7 @@ impl Viewed {
     }
 
     /// A view that is built for the first time, and is far from it, says so at once.
-    fn within_reach(&self, needed: &Needed, until: tokio::time::Instant) -> Result<(), Unmet> {
+    pub(super) fn within_reach(&self, needed: &Needed, until: tokio::time::Instant) -> Result<(), Unmet> {
         if self.waiters.has(needed) {
             return Ok(());
         }
@@ -353,7 +360,7 @@ impl Viewed {
     }
 
     /// Its log; that of a feed elsewhere is there once that has been reached.
-    async fn log_there(&self, until: tokio::time::Instant) -> Result<Arc<Feed>, Unmet> {
+    pub(super) async fn log_there(&self, until: tokio::time::Instant) -> Result<Arc<Feed>, Unmet> {
         loop {
             if let Some(feed) = self.feed() {
                 return Ok(feed);
@@ -366,7 +373,7 @@ impl Viewed {
     }
 
     /// Why, after the time has passed.
-    fn unmet(&self) -> Unmet {
+    pub(super) fn unmet(&self) -> Unmet {
         let figures = self.figures().clone();
         if let Some(trouble) = &figures.trouble {
             return unmet_by(trouble);
@@ -379,9 +386,9 @@ impl Viewed {
     }
 }
 
-struct Ready {
-    needed: Needed,
-    stale: bool,
+pub(super) struct Ready {
+    pub needed: Needed,
+    pub stale: bool,
 }
 
 /// What readers are told of a view that does not go on.

@@ -111,6 +111,7 @@ pub(super) fn heartbeat_to_wire(id: u64, heads: &[Head], replicas: &[ReplicaDige
         node: Some(node_to_wire(&head.node)),
         cursor: Some(cursor_to_wire(head.cursor)),
         time: head.time.0,
+        captured: head.captured,
     };
     let replicas = replicas.iter().map(super::replicas::to_wire).collect();
     HeartbeatWire { id, heads: heads.iter().map(head).collect(), replicas }
@@ -124,6 +125,7 @@ pub(super) fn heartbeat_from_wire(wire: HeartbeatWire) -> Result<Message, Protoc
             node: node_from_wire("heartbeat.heads.node", head.node)?,
             cursor: cursor_from_wire(cursor),
             time: Timestamp(head.time),
+            captured: head.captured,
         })
     };
     let heads = wire.heads.into_iter().map(head).collect::<Result<_, ProtocolError>>()?;

@@ -53,7 +53,8 @@ fn replica(positions: &[u64]) -> ReplicaDigests {
 }
 
 fn heartbeat() -> Message {
-    let heads = vec![Head { node: node(1), cursor: cursor(8), time: Timestamp(-5) }];
+    let head = |captured| Head { node: node(1), cursor: cursor(8), time: Timestamp(-5), captured };
+    let heads = vec![head(None), head(Some(u64::MAX))];
     Message::Heartbeat { id: 3, heads, replicas: vec![replica(&[1_000, 2_000])] }
 }
 

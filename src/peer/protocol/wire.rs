@@ -155,6 +155,8 @@ pub struct HeadWire {
     pub cursor: Option<CursorWire>,
     #[prost(sint64, tag = "3")]
     pub time: i64,
+    #[prost(uint64, optional, tag = "4")]
+    pub captured: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]

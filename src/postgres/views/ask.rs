@@ -20,7 +20,7 @@ use super::text::AsText;
 use crate::model::limits;
 use crate::postgres::Session;
 use crate::view::sql::{Scanned, scan};
-use crate::view::{Answer, AskError, Bounds, Question};
+use crate::view::{Answer, AskError, Bounds, Question, key_asked};
 
 /// Rows that are asked for at once.
 const ROWS_AT_ONCE: i32 = 64;
@@ -195,7 +195,7 @@ async fn rows(transaction: &Transaction<'_>, sql: &str, values: &[AsText], bound
         return Err(AskError::Invalid(format!("the statement has {has} parameters, and {given} were given")).into());
     }
     let most = bounds.bytes.min(limits::VIEW_VALUE_BYTES_MAX);
-    let wrapped = transaction.prepare(&within(sql, names.len(), most)).await?;
+    let wrapped = transaction.prepare(&within(sql, names.len(), most, bounds.bytes)).await?;
     let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
     let portal = transaction.bind(&wrapped, &parameters).await?;
     let mut bytes: usize = names.iter().map(String::len).sum();
@@ -220,16 +220,18 @@ async fn rows(transaction: &Transaction<'_>, sql: &str, values: &[AsText], bound
     }
 }
 
-/// A query whose rows are texts, with their length before them, and nothing else where they are too long.
-fn within(sql: &str, columns: usize, most: usize) -> String {
+/// A query whose rows are texts, with their length before them, and nothing else where they are too long, or where all of them
+/// up to there are: the server sends no more than an answer may have.
+fn within(sql: &str, columns: usize, most: usize, all_bytes: usize) -> String {
     let all = |form: &dyn Fn(usize) -> String| (1..=columns).map(form).collect::<Vec<_>>();
     let names = all(&|n| format!("c{n}")).join(", ");
     let lengths = all(&|n| format!("coalesce(octet_length(q.c{n}), 0)::bigint")).join(" + ");
     let texts = all(&|n| format!("r.c{n}::text")).join(", ");
-    let kept = all(&|n| format!("CASE WHEN t.n <= {most} THEN t.c{n} END")).join(", ");
+    let kept = all(&|n| format!("CASE WHEN t.n <= {most} AND t.total <= {all_bytes} THEN t.c{n} END")).join(", ");
     format!(
-        "SELECT t.n, {kept} FROM (SELECT {lengths} AS n, q.* FROM (SELECT {texts} FROM (\n{sql}\n) AS r({names})) AS q({names}))
-         AS t(n, {names})"
+        "SELECT t.n, {kept} FROM (SELECT s.n, sum(s.n) OVER (ROWS UNBOUNDED PRECEDING), {names} FROM
+           (SELECT {lengths} AS n, q.* FROM (SELECT {texts} FROM (\n{sql}\n) AS r({names})) AS q({names})) AS s(n, {names}))
+         AS t(n, total, {names})"
     )
 }
 
@@ -251,18 +253,11 @@ async fn row(
     let found = transaction.query_opt(sql, &[&schema, &table]).await?;
     let found = found.ok_or_else(|| AskError::Absent(format!("the view has no table {table:?}")))?;
     let (name, columns): (String, Vec<String>) = (found.get(0), found.get(1));
-    let values: Vec<&str> = if columns.len() == 1 { vec![key] } else { key.split(',').collect() };
-    if columns.is_empty() {
-        return Err(AskError::Invalid(format!("table {name} has no primary key: ask with SQL")).into());
-    }
-    if values.len() != columns.len() {
-        let (needs, has) = (columns.join(","), values.len());
-        return Err(AskError::Invalid(format!("the key of {name} is {needs}, and {has} values were given")).into());
-    }
+    let values = key_asked(&name, &columns, key)?;
     let equal = columns.iter().enumerate().map(|(index, column)| format!("{} = ${}", quoted(column), index + 1));
     let equal = equal.collect::<Vec<_>>().join(" AND ");
     let sql = format!("SELECT * FROM {}.{} WHERE {equal}", quoted(schema), quoted(&name));
-    let values: Vec<AsText> = values.into_iter().map(|value| AsText(Some(value.to_owned()))).collect();
+    let values: Vec<AsText> = values.into_iter().map(|value| AsText(Some(value))).collect();
     let found = rows(transaction, &sql, &values, bounds).await?;
     match found.1.is_empty() {
         true => Err(AskError::Absent(format!("table {name} has no row with the key {key:?}")).into()),

@@ -8,12 +8,13 @@ use tokio_postgres::Client;
 
 use super::check;
 use super::meta::{self, Found, Meta, quoted};
+use super::notes::{self, Notes};
 use super::session::{self, Trouble};
 use super::store::PgViewStore;
-use crate::model::{Cursor, Fingerprint};
+use crate::model::{Cursor, Fingerprint, TableDef};
 use crate::postgres::{Endpoint, Session};
 use crate::view::sql::{Definition, Dialect};
-use crate::view::{Program, ViewBuilds, ViewError, ViewStore};
+use crate::view::{Look, Program, ViewBuilds, ViewError, ViewStore};
 
 /// The longest name that leaves room for what is put behind it; a schema's name has 63 bytes at most.
 const NAME_BYTES_MAX: usize = 48;
@@ -29,12 +30,16 @@ pub struct PgViewOptions {
     pub endpoint: Endpoint,
     /// Where files of large transactions are put.
     pub spool_dir: PathBuf,
+    /// What changes in the view's tables is kept for a while.
+    pub changes: bool,
+    /// What changes in the view's tables is kept until it has been published.
+    pub publish: bool,
 }
 
 /// A SQL view in PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct PgViews {
-    options: PgViewOptions,
+    pub(super) options: PgViewOptions,
 }
 
 impl PgViews {
@@ -63,7 +68,7 @@ impl PgViews {
         format!("{}__replaced", self.options.name)
     }
 
-    fn told(&self, trouble: Trouble) -> ViewError {
+    pub(super) fn told(&self, trouble: Trouble) -> ViewError {
         trouble.told(&self.options.endpoint, "keeping a view")
     }
 
@@ -73,9 +78,14 @@ impl PgViews {
         let session = session::open(&self.options.endpoint, schema).await?;
         let opened = self.opened(&session, schema, kept).await;
         let (meta, definition, prepared) = opened.map_err(|trouble| self.told(trouble))?;
+        let notes = self.noted(&session, schema, kept, &definition).await.map_err(|trouble| self.told(trouble))?;
+        let mark = match notes {
+            Some(_) => Some(Notes::mark(&session.client).await.map_err(|error| self.told(error.into()))?),
+            None => None,
+        };
         definition.tell_kept(&self.options.name);
         let folder = self.options.spool_dir.clone();
-        Ok(PgViewStore::new(session, schema.to_owned(), folder, &meta, definition, prepared))
+        Ok(PgViewStore::new(session, schema.to_owned(), folder, &meta, definition, (prepared, notes, mark)))
     }
 
     async fn opened(
@@ -114,8 +124,45 @@ impl PgViews {
         };
         let program = Program::new(definition.clone());
         let prepared = check::prepare(client, &program.script).await?;
+        if meta.fingerprint == wanted {
+            // What cannot be told is refused before it takes the place of what answers.
+            self.tells(client, schema).await?;
+        }
         client.batch_execute("COMMIT").await?;
         Ok((meta, definition, prepared))
+    }
+
+    /// Whether what changes in the tables of a schema can be told, where somebody is to be told.
+    pub(super) async fn tells(&self, client: &Client, schema: &str) -> Result<(), Trouble> {
+        if self.options.changes || self.options.publish {
+            self.options.definition.only_changes_rows().map_err(ViewError::from)?;
+            notes::tables(client, schema).await?;
+        }
+        Ok(())
+    }
+
+    /// Has noted what changes, if somebody is told; what is being built changes for nobody.
+    async fn noted(
+        &self,
+        session: &Session,
+        schema: &str,
+        kept: bool,
+        definition: &Definition,
+    ) -> Result<Option<Notes>, Trouble> {
+        if !kept {
+            return Ok(None);
+        }
+        let client = &session.client;
+        let (changes, publish) = (self.options.changes, self.options.publish);
+        client.batch_execute("BEGIN").await?;
+        alone(client, &self.options.name).await?;
+        // One of an earlier definition of which not everything could be told answers, and tells nothing.
+        let notes = match (changes || publish) && definition.only_changes_rows().is_ok() {
+            true => Some(Notes::install(client, schema, changes, publish).await?),
+            false => Notes::remove(client, schema).await.map(|()| None)?,
+        };
+        client.batch_execute("COMMIT").await?;
+        Ok(notes)
     }
 
     fn fresh(&self) -> Meta {
@@ -185,7 +232,12 @@ impl PgViews {
         client.batch_execute(&format!("{}; {}", lock(&from), lock(&to))).await?;
         let reached = meta::cursors(client, building).await?;
         for Cursor { log, position, .. } in meta::cursors(client, &self.options.name).await? {
-            let at = reached.iter().find(|reached| reached.log == log).map_or(0, |reached| reached.position.0);
+            let at = reached.iter().find(|reached| reached.log == log);
+            // A log of which a build has never heard that knows of another is none of the view's any more.
+            if at.is_none() && !reached.is_empty() {
+                continue;
+            }
+            let at = at.map_or(0, |reached| reached.position.0);
             if at < position.0 {
                 let why = format!("the build has come to {at} of the log {log}, and what answers to {position}");
                 return Err(Trouble::failed(why));
@@ -221,6 +273,11 @@ impl ViewBuilds for PgViews {
         Ok(Arc::new(self.open(&self.building(), false).await?))
     }
 
+    async fn look(&self, known: &[Arc<TableDef>]) -> Result<Look, ViewError> {
+        let looked = self.looked().await?;
+        Ok(Look { warnings: self.options.definition.unknown_columns(known), ..looked })
+    }
+
     async fn switch(&self) -> Result<Arc<dyn ViewStore>, ViewError> {
         let session = session::connect(&self.options.endpoint).await?;
         self.renamed(&session.client).await.map_err(|trouble| self.told(trouble))?;
@@ -229,5 +286,9 @@ impl ViewBuilds for PgViews {
             tracing::debug!("the replaced build of {}: {}", self.options.name, self.told(trouble));
         }
         self.live().await
+    }
+
+    async fn drop_build(&self) -> Result<(), ViewError> {
+        self.tidied(true).await
     }
 }

@@ -36,6 +36,7 @@ pub(super) async fn set_up(client: &Client, definition: &Definition) -> Result<(
         let (written, _) = numbered(statement);
         // By itself: what ends or begins a transaction would take the rest with it.
         may_stand(definition, statement)?;
+        knows(client, definition, statement).await?;
         let run = async {
             let prepared = client.prepare(&written.sql).await?;
             client.execute(&prepared, &[]).await
@@ -53,6 +54,7 @@ pub(super) async fn prepare(client: &Client, script: &Script) -> Result<Vec<Prep
         let statement = script.statement(number);
         let (written, given) = numbered(statement);
         may_stand(definition, statement)?;
+        knows(client, definition, statement).await?;
         let prepared = client.prepare(&written.sql).await;
         let prepared = prepared.map_err(|error| refused(definition, statement, &written, error))?;
         if !prepared.columns().is_empty() {
@@ -126,6 +128,51 @@ fn may_stand(definition: &Definition, statement: &Statement) -> Result<(), Troub
         }
     }
     Ok(())
+}
+
+/// Words behind which a table stands.
+const TABLE_FOLLOWS: [&str; 7] = ["into", "update", "join", "table", "truncate", "only", "references"];
+
+/// Whether a statement stays in the view's own schema, and calls nothing of the server's that is volatile. What has the name of a
+/// schema may be a table's, too, or stand for one.
+async fn knows(client: &Client, definition: &Definition, statement: &Statement) -> Result<(), Trouble> {
+    let scanned = scan(&statement.text).unwrap_or_default();
+    let refused = |name: &str, sign: char, why: &str| {
+        let text = statement.text.to_ascii_lowercase();
+        let at = text.find(&format!("{name}{sign}")).or_else(|| text.find(name)).unwrap_or(0);
+        Err(Trouble::View(definition.error_at(statement, at, format!("{name}{why}")).into()))
+    };
+    let schema =
+        " is a schema: a view's tables stand in one of its own, which changes its name, so they are named without it";
+    let names = &scanned.names;
+    let is = |at: Option<usize>, word: &str| at.and_then(|at| names.get(at)).is_some_and(|named| named.name == word);
+    let mut before_dots: Vec<&str> = Vec::new();
+    for (at, named) in names.iter().enumerate().filter(|(_, named)| named.before == Some('.')) {
+        let follows = TABLE_FOLLOWS.iter().any(|word| is(at.checked_sub(1), word));
+        if follows || is(at.checked_sub(1), "from") && is(at.checked_sub(2), "delete") {
+            return refused(&named.name, '.', schema);
+        }
+        let stands_alone = |other: &Named| other.name == named.name && other.before != Some('.');
+        if !names.iter().any(stands_alone) {
+            before_dots.push(&named.name);
+        }
+    }
+    let sql = "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE nspname::text = ANY($1) AND nspname <> current_schema()
+               AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.relname = nspname AND c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = current_schema()))
+               LIMIT 1";
+    if let Some(row) = client.query_opt(sql, &[&before_dots]).await? {
+        return refused(row.get(0), '.', schema);
+    }
+    let called = names.iter().filter(|named| named.before == Some('('));
+    let called: Vec<&str> = called.map(|named| named.name.as_str()).collect();
+    let sql = "SELECT proname::text FROM pg_catalog.pg_proc WHERE proname::text = ANY($1) AND provolatile = 'v'
+               AND pronamespace = 'pg_catalog'::regnamespace LIMIT 1";
+    match client.query_opt(sql, &[&called]).await? {
+        Some(row) => {
+            refused(row.get(0), '(', "() may answer something else each time, or do more than change the view's rows")
+        }
+        None => Ok(()),
+    }
 }
 
 /// The server's words, at the place that it means.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt};
-use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
 
 use super::check::Prepared;
 use super::session::{Trouble, is_of_the_store, words};
@@ -38,10 +38,13 @@ pub(super) struct Collected {
     rows: BTreeMap<Key, Latest>,
     written: BTreeSet<Key>,
     cleared: BTreeSet<TableName>,
+    /// Says of which transaction what follows is, where somebody is told.
+    mark: Option<Statement>,
+    marked: Option<Position>,
 }
 
 impl Collected {
-    pub(super) fn new(script: Arc<Script>, given: Arc<Vec<Prepared>>) -> Collected {
+    pub(super) fn new(script: Arc<Script>, given: Arc<Vec<Prepared>>, mark: Option<Statement>) -> Collected {
         Collected {
             script,
             given,
@@ -50,6 +53,8 @@ impl Collected {
             rows: BTreeMap::new(),
             written: BTreeSet::new(),
             cleared: BTreeSet::new(),
+            mark,
+            marked: None,
         }
     }
 
@@ -74,17 +79,25 @@ impl Collected {
         self.bytes = 0;
         let prepared = &self.given;
         for some in runs.chunks(limits::VIEW_SENT_STATEMENTS) {
-            let mut flights: FuturesOrdered<_> = some
+            let marks = marks(self.mark.as_ref(), &mut self.marked, some);
+            let mut sent: Vec<(&Statement, &[AsText], &Run)> = Vec::with_capacity(some.len());
+            for (run, mark) in some.iter().zip(&marks) {
+                if let (Some(place), Some(mark)) = (mark, &self.mark) {
+                    sent.push((mark, place, run));
+                }
+                sent.push((&prepared[run.statement].statement, &run.values, run));
+            }
+            let mut flights: FuturesOrdered<_> = sent
                 .iter()
-                .map(|run| async move {
-                    let values: Vec<&(dyn ToSql + Sync)> = run.values.iter().map(|value| value as _).collect();
-                    client.execute(&prepared[run.statement].statement, &values).await
+                .map(|(statement, values, _)| async move {
+                    let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
+                    client.execute(*statement, &values).await
                 })
                 .collect();
             let mut at = 0;
             while let Some(done) = flights.next().await {
                 if let Err(error) = done {
-                    return Err(self.refused(&some[at], error));
+                    return Err(self.refused(sent[at].2, error));
                 }
                 at += 1;
             }
@@ -177,6 +190,15 @@ impl Collected {
         }
         Ok(())
     }
+}
+
+/// Where the transaction of the log is another one than before, its place.
+fn marks(mark: Option<&Statement>, marked: &mut Option<Position>, runs: &[Run]) -> Vec<Option<[AsText; 1]>> {
+    let mut place = |run: &Run| {
+        (mark.is_some() && marked.replace(run.position) != Some(run.position))
+            .then(|| [AsText(Some(run.position.to_string()))])
+    };
+    runs.iter().map(&mut place).collect()
 }
 
 impl Effects for Collected {

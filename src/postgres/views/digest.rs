@@ -7,22 +7,24 @@ use super::meta::{self, quoted};
 use super::session::{self, Trouble};
 use super::store::Shared;
 use crate::model::{Kind, Value, ValueClass};
-use crate::view::{RowSums, StateDigest, ViewError};
+use crate::view::{Hold, RowSums, StateDigest, ViewError};
 
 /// Rows that are asked for at once.
 const ROWS_AT_ONCE: i32 = 1_000;
 
-/// Over all tables of the view, in one snapshot.
-pub(super) async fn digest(shared: &Shared) -> Result<StateDigest, ViewError> {
+/// Over all tables of the view, in one snapshot; once that is taken, what is held goes on.
+pub(super) async fn digest(shared: &Shared, hold: Hold) -> Result<StateDigest, ViewError> {
     let mut session = session::connect(&shared.endpoint).await?;
     let transaction = session.client.build_transaction();
     let transaction = transaction.isolation_level(IsolationLevel::RepeatableRead).read_only(true).start();
-    let digest = async { of(&transaction.await?, &shared.schema).await };
+    let digest = async { of(&transaction.await?, &shared.schema, hold).await };
     digest.await.map_err(|trouble| shared.told(trouble))
 }
 
-async fn of(transaction: &Transaction<'_>, schema: &str) -> Result<StateDigest, Trouble> {
+async fn of(transaction: &Transaction<'_>, schema: &str, hold: Hold) -> Result<StateDigest, Trouble> {
+    // The first statement is what the snapshot is of.
     let cursors = meta::cursors(transaction, schema).await?;
+    drop(hold);
     let sql = "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname NOT LIKE 'watershed\\_%'
                ORDER BY c.relname COLLATE \"C\"";

@@ -6,11 +6,15 @@ mod builds;
 mod check;
 mod collect;
 mod digest;
+mod keep;
+mod look;
 mod meta;
+mod notes;
 mod part;
 mod session;
 mod store;
 mod text;
+mod told;
 
 pub use builds::{PgViewOptions, PgViews};
 pub use store::PgViewStore;

@@ -1,6 +1,8 @@
 //! One partition's log, applied: effects and cursor in one transaction.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
@@ -9,7 +11,7 @@ use super::meta;
 use super::session::Trouble;
 use super::store::{Shared, Writer};
 use crate::model::{Batch, Catalog, Cursor, Entry, LogId, Position, limits};
-use crate::view::{Program, Spools, View, ViewError, Work, stands_before};
+use crate::view::{Cause, Program, Spools, View, ViewError, Work, stands_before};
 
 /// A build as the view of one log.
 pub(super) struct Part {
@@ -94,7 +96,8 @@ impl Part {
         if found != self.held {
             return Err(ViewError::Fenced { expected: self.held, found }.into());
         }
-        let mut collected = Collected::new(writer.program.script.clone(), writer.prepared.clone());
+        let mut collected = Collected::new(writer.program.script.clone(), writer.prepared.clone(), writer.mark.clone());
+        let mut causes = self.causes(work, upto);
         let catalogs = std::slice::from_ref(&batch.catalog);
         self.prefetch(writer, work, catalogs, &mut collected).await?;
         for item in work {
@@ -106,6 +109,9 @@ impl Part {
                 Work::Spooled(position) => {
                     let mut parts = spools.read(*position)?;
                     while let Some(entry) = parts.next()? {
+                        causes
+                            .entry(*position)
+                            .or_insert_with(|| cause(&entry, Cursor { position: *position, ..upto }));
                         self.part(writer, *position, &entry, &parts.catalogs, &mut collected).await?;
                     }
                     self.prefetch(writer, work, catalogs, &mut collected).await?;
@@ -115,9 +121,25 @@ impl Part {
         let client = writer.client()?;
         collected.send(client).await?;
         collected.keep_rows(client).await?;
+        if let Some(notes) = &self.shared.notes {
+            let published = self.shared.published.load(Ordering::Acquire);
+            notes.keep(client, &causes, upto, published).await?;
+        }
         meta::set_cursor(client, upto).await?;
         client.batch_execute("COMMIT").await?;
         Ok(())
+    }
+
+    /// By what rows may change, where somebody is told; of large transactions once their parts are read.
+    fn causes(&self, work: &[Work<'_>], upto: Cursor) -> HashMap<Position, Cause> {
+        let told = self.shared.notes.is_some();
+        let whole = work.iter().filter(|_| told).filter_map(|item| match item {
+            Work::Whole(logged) => {
+                Some((logged.position, cause(&logged.entry, Cursor { position: logged.position, ..upto })))
+            }
+            Work::Spooled(_) => None,
+        });
+        whole.collect()
     }
 
     /// One part of a large transaction.
@@ -164,6 +186,11 @@ impl Part {
         }
         collected.prefetch(writer.client()?, keys).await
     }
+}
+
+fn cause(entry: &Entry, cursor: Cursor) -> Cause {
+    let header = entry.header();
+    Cause { cursor, time: header.time, correlation: header.correlation.clone() }
 }
 
 /// An entry that cannot be read asks for nothing: it is told of when it is its turn.

@@ -2,20 +2,26 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio_postgres::Statement;
 
 use super::ask;
 use super::check::{self, Prepared};
 use super::digest;
 use super::meta;
+use super::notes::Notes;
 use super::part::Part;
 use super::session::{self, Trouble};
+use super::told::Tells;
 use crate::model::{Cursor, Fingerprint, LogId, Position, limits};
 use crate::postgres::{Endpoint, Session};
 use crate::view::sql::Definition;
-use crate::view::{Answer, AskError, Bounds, Program, Question, StateDigest, View, ViewError, ViewStore};
+use crate::view::{
+    Answer, AskError, Bounds, Hold, Program, Question, StateDigest, View, ViewChanges, ViewError, ViewOutbox, ViewStore,
+};
 
 /// A build of a SQL view in PostgreSQL.
 pub struct PgViewStore {
@@ -35,6 +41,12 @@ pub(super) struct Shared {
     /// One for each question that is being answered.
     pub places: tokio::sync::Semaphore,
     pub idle: std::sync::Mutex<Vec<Session>>,
+    /// What is noted of changes, where somebody is told.
+    pub notes: Option<Notes>,
+    /// What stands elsewhere up to that number goes with the next commit.
+    pub published: AtomicU64,
+    /// The session by which they are told, while nobody uses it.
+    pub telling: Mutex<Option<Session>>,
 }
 
 /// The session that writes.
@@ -43,6 +55,8 @@ pub(super) struct Writer {
     session: Option<Session>,
     pub program: Program,
     pub prepared: Arc<Vec<Prepared>>,
+    /// Says of which transaction what follows is, where somebody is told.
+    pub mark: Option<Statement>,
 }
 
 impl Writer {
@@ -66,9 +80,17 @@ impl Shared {
             let session = session::open(&self.endpoint, &self.schema).await?;
             let prepared = check::prepare(&session.client, &writer.program.script).await;
             writer.prepared = Arc::new(prepared.map_err(|trouble| self.told(trouble))?);
+            writer.mark = self.mark(&session.client).await.map_err(|trouble| self.told(trouble))?;
             writer.session = Some(session);
         }
         Ok(writer)
+    }
+
+    async fn mark(&self, client: &tokio_postgres::Client) -> Result<Option<Statement>, Trouble> {
+        match self.notes {
+            Some(_) => Ok(Some(Notes::mark(client).await?)),
+            None => Ok(None),
+        }
     }
 
     pub(super) fn told(&self, trouble: Trouble) -> ViewError {
@@ -118,7 +140,7 @@ impl PgViewStore {
         folder: PathBuf,
         meta: &meta::Meta,
         definition: Arc<Definition>,
-        prepared: Vec<Prepared>,
+        (prepared, notes, mark): (Vec<Prepared>, Option<Notes>, Option<Statement>),
     ) -> PgViewStore {
         let shared = Shared {
             endpoint: session.endpoint().clone(),
@@ -130,7 +152,11 @@ impl PgViewStore {
                 session: Some(session),
                 program: Program::new(definition),
                 prepared: Arc::new(prepared),
+                mark,
             }),
+            notes,
+            published: AtomicU64::new(0),
+            telling: Mutex::default(),
             places: tokio::sync::Semaphore::new(limits::VIEW_READERS_MAX),
             idle: std::sync::Mutex::default(),
         };
@@ -166,7 +192,21 @@ impl ViewStore for PgViewStore {
     }
 
     async fn digest(&self) -> Result<StateDigest, ViewError> {
-        digest::digest(&self.shared).await
+        digest::digest(&self.shared, Hold::none()).await
+    }
+
+    async fn digest_held(&self, hold: Hold) -> Result<StateDigest, ViewError> {
+        digest::digest(&self.shared, hold).await
+    }
+
+    fn changes(&self) -> Option<Arc<dyn ViewChanges>> {
+        let kept = self.shared.notes.as_ref().is_some_and(|notes| notes.changes);
+        kept.then(|| Arc::new(Tells(self.shared.clone())) as Arc<dyn ViewChanges>)
+    }
+
+    fn outbox(&self) -> Option<Arc<dyn ViewOutbox>> {
+        let kept = self.shared.notes.as_ref().is_some_and(|notes| notes.publish);
+        kept.then(|| Arc::new(Tells(self.shared.clone())) as Arc<dyn ViewOutbox>)
     }
 
     async fn pass_over(&self, at: Cursor) -> Result<(), ViewError> {

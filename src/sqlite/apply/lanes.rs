@@ -6,9 +6,9 @@ use async_trait::async_trait;
 
 use super::pass::{Pass, PassFail, Scope, Trouble, parked};
 use super::write::Mode;
-use super::{Applier, blocking, store};
+use super::{Applier, store};
 use crate::model::{Batch, Cursor, Fingerprint, LinkId, Position, TableName};
-use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard, ViewError, Work};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, RowGuard, ViewError, Work, blocking};
 
 impl Applier {
     fn main_position(&self) -> Position {

@@ -23,7 +23,7 @@ pub(crate) use target::{Target, define};
 pub(crate) use write::{Mode, RowFail, Writer};
 
 use crate::model::{Batch, Cursor, LogId, TableName, limits};
-use crate::view::{Lane, Spools, View, ViewError};
+use crate::view::{Lane, Spools, View, ViewError, blocking};
 use target::Targets;
 
 /// What an [`Applier`] is opened with.
@@ -204,15 +204,6 @@ fn view_error(options: &ApplierOptions, error: rusqlite::Error) -> ViewError {
             ViewError::Retry(format!("{place} could not be written ({error})"))
         }
         _ => ViewError::Failed(format!("{place}: {error}")),
-    }
-}
-
-/// Runs blocking work without stopping the other tasks of a multi-threaded runtime.
-pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
     }
 }
 

@@ -14,7 +14,7 @@ use super::readers::{limit_question, unlimit};
 use super::store::{Shared, is_of_the_store};
 use crate::model::limits;
 use crate::sqlite::connect::{is_internal, quote_ident};
-use crate::view::{Answer, AskError, Bounds, Question};
+use crate::view::{Answer, AskError, Bounds, Question, key_asked};
 
 /// Instructions of SQLite between two looks at the clock.
 const OPS_BETWEEN_LOOKS: i32 = 1_000;
@@ -22,28 +22,24 @@ const OPS_BETWEEN_LOOKS: i32 = 1_000;
 /// Answers a question, once it is its turn.
 pub(super) async fn ask(shared: &Arc<Shared>, question: &Question, bounds: &Bounds) -> Result<Answer, AskError> {
     let deadline = Instant::now() + bounds.time;
-    let place = match &shared.readers {
-        Some(readers) => Some(
-            tokio::time::timeout(bounds.time, readers.places.clone().acquire_owned())
-                .await
-                .map_err(|_| AskError::Slow(bounds.time))?
-                .map_err(|_| AskError::Failed("the store is closed".into()))?,
-        ),
-        None => None,
-    };
+    let place = tokio::time::timeout(bounds.time, shared.places.clone().acquire_owned())
+        .await
+        .map_err(|_| AskError::Slow(bounds.time))?
+        .map_err(|_| AskError::Failed("the store is closed".into()))?;
     let (here, question, bounds) = (shared.clone(), question.clone(), *bounds);
     // The work keeps the place until it has ended, also where nobody waits for it any more.
-    let work = move || match (&here.readers, place) {
-        (Some(readers), _place) => {
-            let mut conn = readers.take().map_err(|error| AskError::Failed(error.to_string()))?;
-            let answer = within(&mut conn, &question, bounds, deadline);
-            // One that could not be put back as it was is closed.
-            if conn.is_autocommit() && !matches!(answer, Err(AskError::Failed(_))) {
-                readers.give(conn);
-            }
-            answer
+    let work = move || {
+        let _place = place;
+        let Some(readers) = &here.readers else {
+            return within(&mut here.writer().conn, &question, bounds, deadline);
+        };
+        let mut conn = readers.take().map_err(|error| AskError::Failed(error.to_string()))?;
+        let answer = within(&mut conn, &question, bounds, deadline);
+        // One that could not be put back as it was is closed.
+        if conn.is_autocommit() && !matches!(answer, Err(AskError::Failed(_))) {
+            readers.give(conn);
         }
-        (None, _) => within(&mut here.writer().conn, &question, bounds, deadline),
+        answer
     };
     // The clock is not looked at within one instruction of SQLite, which may take long over long values.
     let answer = tokio::time::timeout(2 * bounds.time, tokio::task::spawn_blocking(work)).await;
@@ -138,7 +134,7 @@ struct Asked<'q> {
 enum Parameters<'q> {
     Given(&'q Json),
     /// A key's values, and what to say if there is no such row.
-    Key(Vec<&'q str>, String),
+    Key(Vec<String>, String),
 }
 
 impl<'q> Asked<'q> {
@@ -154,7 +150,7 @@ impl<'q> Asked<'q> {
         }
     }
 
-    fn row(conn: &Connection, table: &str, key: &'q str) -> Result<Asked<'q>, Trouble> {
+    fn row(conn: &Connection, table: &str, key: &str) -> Result<Asked<'q>, Trouble> {
         let absent = || AskError::Absent(format!("the view has no table {table:?}"));
         if is_internal(table) {
             return Err(absent().into());
@@ -164,14 +160,7 @@ impl<'q> Asked<'q> {
         let name = name.ok_or_else(absent)?;
         let mut statement = conn.prepare("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk")?;
         let columns: Vec<String> = statement.query_map([&name], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        let values: Vec<&str> = if columns.len() == 1 { vec![key] } else { key.split(',').collect() };
-        if columns.is_empty() {
-            return Err(AskError::Invalid(format!("table {name} has no primary key: ask with SQL")).into());
-        }
-        if values.len() != columns.len() {
-            let (needs, has) = (columns.join(","), values.len());
-            return Err(AskError::Invalid(format!("the key of {name} is {needs}, and {has} values were given")).into());
-        }
+        let values = key_asked(&name, &columns, key)?;
         let columns = columns.iter().enumerate();
         let equal: Vec<_> =
             columns.map(|(index, column)| format!("{} = ?{}", quote_ident(column), index + 1)).collect();

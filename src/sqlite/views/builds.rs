@@ -13,15 +13,14 @@ use super::meta::{self, Found};
 use super::open::{NotOpened, connect, foreign, in_memory, look, open};
 use super::place::{SqlitePlace, SqliteViewOptions, building, folder, remove, remove_others, sibling};
 use super::store::{SqliteViewStore, failed};
-use crate::model::{Cursor, Fingerprint, limits};
-use crate::sqlite::apply::blocking;
+use crate::model::{Cursor, Fingerprint, TableDef, limits};
 use crate::sqlite::connect::{Access, connect as existing};
-use crate::view::{ViewBuilds, ViewError, ViewStore};
+use crate::view::{Look, ViewBuilds, ViewError, ViewStore, blocking};
 
 /// A SQL view in SQLite.
 #[derive(Debug)]
 pub struct SqliteViews {
-    options: SqliteViewOptions,
+    pub(super) options: SqliteViewOptions,
     /// In memory, what is being built.
     built: Mutex<Option<Arc<SqliteViewStore>>>,
 }
@@ -72,6 +71,13 @@ impl SqliteViews {
 
     fn store(&self, path: PathBuf, kept: bool) -> Result<SqliteViewStore, NotOpened> {
         let opened = open(self.database(&path)?, &path.display().to_string(), &self.options, kept)?;
+        // What is published says of which lineage it is, so a crash must find that again.
+        if self.is_memory()
+            && let Some(out) = &opened.out
+            && (out.is_new || may_differ(&opened.conn).map_err(|error| failed(&path.display().to_string(), error))?)
+        {
+            save(&opened.conn, &path)?;
+        }
         opened.program.script.definition.tell_kept(&self.options.name);
         let place = if self.is_memory() { SqlitePlace::Memory(path) } else { SqlitePlace::File(path) };
         Ok(SqliteViewStore::new(opened, &place, self.options.busy_timeout))
@@ -138,6 +144,13 @@ impl SqliteViews {
     }
 }
 
+/// A state in memory may have gone back. Transactions of several partitions are then taken again in another order, with other
+/// changes than those that were published: what is published from here on is of another lineage.
+fn may_differ(conn: &Connection) -> rusqlite::Result<bool> {
+    let sql = "UPDATE watershed_view_lineage SET lineage = ?1 WHERE (SELECT count(*) FROM watershed_view_cursor) > 1";
+    Ok(conn.execute(sql, [rand::random::<i64>()])? > 0)
+}
+
 fn others(error: NotOpened, path: &Path) -> ViewError {
     match error {
         NotOpened::View(error) => error,
@@ -159,7 +172,12 @@ fn inherit(build: &Connection, live: &Connection, path: &Path) -> Result<(), Vie
     }
     let reached = meta::cursors(build).map_err(fail)?;
     for cursor in meta::cursors(live).map_err(fail)? {
-        let at = reached.iter().find(|reached| reached.log == cursor.log).map_or(0, |reached| reached.position.0);
+        let at = reached.iter().find(|reached| reached.log == cursor.log);
+        // A log of which a build has never heard that knows of another is none of the view's any more.
+        if at.is_none() && !reached.is_empty() {
+            continue;
+        }
+        let at = at.map_or(0, |reached| reached.position.0);
         if at < cursor.position.0 {
             let Cursor { log, position, .. } = cursor;
             let why = format!("the build has come to {at} of the log {log}, and what answers to {position}");
@@ -229,7 +247,19 @@ impl ViewBuilds for SqliteViews {
         Ok(store)
     }
 
+    async fn look(&self, known: &[Arc<TableDef>]) -> Result<Look, ViewError> {
+        blocking(|| self.looked(known))
+    }
+
     async fn switch(&self) -> Result<Arc<dyn ViewStore>, ViewError> {
         Ok(Arc::new(blocking(|| self.switch_now())?))
+    }
+
+    async fn drop_build(&self) -> Result<(), ViewError> {
+        *self.built() = None;
+        blocking(|| {
+            let live = self.path()?;
+            remove_others(&live, None).map_err(|error| ViewError::Retry(format!("{}: {error}", live.display())))
+        })
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn install(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The view's tables with their columns.
-fn tables(conn: &Connection) -> rusqlite::Result<Vec<(String, Vec<String>)>> {
+pub(super) fn tables(conn: &Connection) -> rusqlite::Result<Vec<(String, Vec<String>)>> {
     let sql = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' ORDER BY name";
     let names: Vec<String> = conn.prepare(sql)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let mut found = Vec::new();

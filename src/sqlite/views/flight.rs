@@ -1,4 +1,4 @@
-//! One batch under way while the next one is read.
+//! One batch under way while the next one is read from the log, and its rows out of it.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use tokio::task::JoinHandle;
 use super::part::Part;
 use super::store::Shared;
 use crate::model::{Batch, Cursor, LogId, limits};
-use crate::sqlite::apply::blocking;
-use crate::view::{View, ViewError};
+use crate::view::{Program, Ready, View, ViewError, blocking};
 
 /// A part, its batch, and how it went.
 struct Landed {
     part: Part,
     batch: Batch,
+    ready: Ready,
     done: Result<(), ViewError>,
 }
 
@@ -25,6 +25,10 @@ pub(super) struct Flown {
     part: Option<Part>,
     flight: Option<JoinHandle<Landed>>,
     again: Option<Batch>,
+    /// Reads the rows of a batch while the one before it is under way.
+    reader: Program,
+    /// Its room.
+    ready: Ready,
     /// The cursor when no batch was under way.
     seen: Option<Cursor>,
     /// A batch has failed for good: what comes next is not known before the cursor is asked for.
@@ -34,18 +38,19 @@ pub(super) struct Flown {
 impl Flown {
     pub(super) fn open(shared: Arc<Shared>, log: LogId) -> Result<Flown, ViewError> {
         let part = Part::open(shared, log)?;
-        Ok(Flown { seen: part.held(), part: Some(part), flight: None, again: None, failed: false })
+        let (reader, ready) = (part.reader(), Ready::default());
+        Ok(Flown { seen: part.held(), part: Some(part), flight: None, again: None, reader, ready, failed: false })
     }
 
     fn part(&mut self) -> Result<Part, ViewError> {
         self.part.take().ok_or_else(|| ViewError::Lost("the thread that applies has ended badly".into()))
     }
 
-    fn take_off(&mut self, batch: Batch) -> Result<(), ViewError> {
+    fn take_off(&mut self, batch: Batch, ready: Ready) -> Result<(), ViewError> {
         let mut part = self.part()?;
         self.flight = Some(tokio::task::spawn_blocking(move || {
-            let done = part.take(&batch);
-            Landed { part, batch, done }
+            let done = part.take(&batch, &ready);
+            Landed { part, batch, ready, done }
         }));
         Ok(())
     }
@@ -56,9 +61,10 @@ impl Flown {
             if let Some(flight) = &mut self.flight {
                 let landed = flight.await;
                 self.flight = None;
-                let Landed { part, batch, done } = landed.map_err(|error| ViewError::Lost(error.to_string()))?;
+                let Landed { part, batch, ready, done } = landed.map_err(|error| ViewError::Lost(error.to_string()))?;
                 self.seen = part.held();
                 self.part = Some(part);
+                self.ready = ready;
                 if let Err(error) = done {
                     self.failed = !error.is_retryable();
                     self.again = error.is_retryable().then_some(batch);
@@ -66,7 +72,7 @@ impl Flown {
                 }
             }
             match self.again.take() {
-                Some(batch) => self.take_off(batch)?,
+                Some(batch) => self.take_off(batch, Ready::default())?,
                 None => return Ok(()),
             }
         }
@@ -87,15 +93,21 @@ impl View for Flown {
     }
 
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
+        let flies = batch.entries.len() >= limits::VIEW_FLOWN_ENTRIES;
+        let mut ready = std::mem::take(&mut self.ready);
+        match flies {
+            true => blocking(|| self.reader.read(batch, &mut ready)),
+            false => ready.clear(),
+        }
         self.land().await?;
         if self.failed {
             return Err(ViewError::Lost("a batch has failed: read again from the cursor".into()));
         }
-        if batch.entries.len() >= limits::VIEW_FLOWN_ENTRIES {
-            return self.take_off(batch.clone());
+        if flies {
+            return self.take_off(batch.clone(), ready);
         }
         let mut part = self.part()?;
-        let done = blocking(|| part.take(batch));
+        let done = blocking(|| part.take(batch, &ready));
         self.seen = part.held();
         self.part = Some(part);
         done

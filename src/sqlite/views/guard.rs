@@ -10,7 +10,16 @@ use crate::sqlite::connect::is_internal;
 /// Functions that load code, or tell of the process.
 const NEVER: [&str; 4] = ["load_extension", "fts3_tokenizer", "sqlite_log", "sqlite_compileoption_get"];
 /// Functions that answer something else each time, so that a view could not be built again.
-const CHANGING: [&str; 5] = ["random", "randomblob", "current_time", "current_date", "current_timestamp"];
+const CHANGING: [&str; 8] = [
+    "random",
+    "randomblob",
+    "current_time",
+    "current_date",
+    "current_timestamp",
+    "changes",
+    "total_changes",
+    "last_insert_rowid",
+];
 /// Tables that show a database's bytes.
 const RAW: [&str; 3] = ["sqlite_dbpage", "dbstat", "sqlite_stmt"];
 /// What may be asked of a schema.
@@ -36,7 +45,7 @@ fn is_one_of(name: &str, names: &[&str]) -> bool {
     names.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
-/// Tables of ours, which are no part of the view.
+/// Tables and functions of ours, which are no part of the view.
 fn is_ours(name: &str) -> bool {
     name.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("watershed_"))
 }
@@ -70,7 +79,7 @@ fn question(context: &AuthContext<'_>, refusal: &Refusal) -> Authorization {
             refusal.set(format!("{table_name} is not the view's: {reads}"))
         }
         AuthAction::Read { .. } => Authorization::Allow,
-        AuthAction::Function { function_name } if is_one_of(function_name, &NEVER) => {
+        AuthAction::Function { function_name } if is_one_of(function_name, &NEVER) || is_ours(function_name) => {
             refusal.set(format!("{function_name}() cannot be used: {reads}"))
         }
         AuthAction::Function { .. } => Authorization::Allow,
@@ -98,7 +107,7 @@ fn definition(context: &AuthContext<'_>, refusal: &Refusal) -> Authorization {
         return refusal.set(format!("{table} is not the view's: {own}"));
     }
     match context.action {
-        Action::Function { function_name } if is_one_of(function_name, &NEVER) => {
+        Action::Function { function_name } if is_one_of(function_name, &NEVER) || is_ours(function_name) => {
             refusal.set(format!("{function_name}() cannot be used: {own}"))
         }
         Action::Function { function_name } if is_one_of(function_name, &CHANGING) => refusal.set(format!(

@@ -2,6 +2,7 @@
 
 mod answer;
 mod ask;
+mod bounded;
 mod builds;
 mod carry;
 mod changes;
@@ -9,8 +10,11 @@ mod check;
 mod digest;
 mod flight;
 mod guard;
+mod look;
 mod meta;
 mod open;
+mod outbox;
+mod outgoing;
 mod part;
 mod place;
 mod readers;

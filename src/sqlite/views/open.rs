@@ -6,14 +6,19 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::bounded;
 use super::check;
 use super::meta::{self, Found, Meta};
-use super::place::SqliteViewOptions;
+use super::outbox::{self, Outbox};
+use super::place::{SqliteViewOptions, folder};
 use super::store::{failed, is_of_the_store};
 use crate::model::limits;
 use crate::sqlite::connect::{Access, connect as existing};
 use crate::view::sql::{Definition, Dialect};
 use crate::view::{Program, ViewError};
+
+/// Of SQLite itself, as it is built (sqlite.org/limits.html).
+const VALUE_BYTES_MAX: usize = 1_000_000_000;
 
 /// A build that is open for writing.
 pub(super) struct Opened {
@@ -23,6 +28,8 @@ pub(super) struct Opened {
     pub sqls: Vec<String>,
     /// Whether it notes what changes in the view's tables.
     pub changes: bool,
+    /// Where it notes what is to be published.
+    pub out: Option<Outbox>,
 }
 
 /// Why a file is not opened.
@@ -47,12 +54,13 @@ pub(super) fn connect(path: &Path, busy_timeout: Duration) -> Result<Connection,
     Ok(conn)
 }
 
-/// A database in memory.
+/// A database in memory, which answers questions, too. Values may be as large as SQLite lets them be.
 pub(super) fn in_memory(busy_timeout: Duration) -> Result<Connection, ViewError> {
     let fail = |error| failed("a view in memory", error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_in_memory_with_flags(flags).map_err(fail)?;
     configure(&conn, busy_timeout).map_err(fail)?;
+    bounded::define(&conn, VALUE_BYTES_MAX).map_err(fail)?;
     Ok(conn)
 }
 
@@ -98,15 +106,31 @@ pub(super) fn open(
         }
         Found::Foreign => return Err(foreign(place).into()),
     };
+    // One of an earlier definition of which not everything could be told answers, and tells nothing.
+    let tells = match definition.only_changes_rows() {
+        Err(error) if (options.changes || options.publish) && meta.fingerprint == options.fingerprint() => {
+            return Err(ViewError::from(error).into());
+        }
+        tells => kept && tells.is_ok(),
+    };
     let program = Program::new(definition);
     let sqls = check::prepare(&mut conn, &program.script).map_err(|unfit| unfit.into_view(fail))?;
     // What is being built changes for nobody.
-    let changes = options.changes && kept;
+    let changes = options.changes && tells;
     if changes {
         super::changes::install(&conn).map_err(fail)?;
     }
+    if options.publish {
+        // What cannot be published is refused before it takes the place of what answers.
+        outbox::defined(&conn).map_err(fail)?;
+    }
+    let out = match (options.publish && tells, kept) {
+        (true, _) => Some(Outbox::install(&conn, &folder(Path::new(place))).map_err(fail)?),
+        (false, true) => outbox::remove(&conn).map(|()| None).map_err(fail)?,
+        (false, false) => None,
+    };
     conn.execute_batch("COMMIT").map_err(fail)?;
-    Ok(Opened { conn, meta, program, sqls, changes })
+    Ok(Opened { conn, meta, program, sqls, changes, out })
 }
 
 /// Why a database that is no view's is left alone.

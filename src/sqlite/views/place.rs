@@ -33,6 +33,8 @@ pub struct SqliteViewOptions {
     pub busy_timeout: Duration,
     /// What changes in the view's tables is kept for a while.
     pub changes: bool,
+    /// What changes in the view's tables is kept until it has been published.
+    pub publish: bool,
 }
 
 impl SqliteViewOptions {
@@ -44,6 +46,7 @@ impl SqliteViewOptions {
             place,
             busy_timeout: limits::DATABASE_BUSY_TIMEOUT,
             changes: false,
+            publish: false,
         }
     }
 

@@ -1,14 +1,14 @@
 //! Connections that answer questions, a few at a time.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::Semaphore;
 
+use super::bounded;
 use crate::model::limits;
 
 /// Connections to one database file, opened when they are first needed.
@@ -16,13 +16,11 @@ pub(super) struct Readers {
     path: PathBuf,
     wait: Duration,
     idle: Mutex<Vec<Connection>>,
-    /// One for each question that is being answered.
-    pub places: Arc<Semaphore>,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf, wait: Duration) -> Readers {
-        Readers { path, wait, idle: Mutex::default(), places: Arc::new(Semaphore::new(limits::VIEW_READERS_MAX)) }
+        Readers { path, wait, idle: Mutex::default() }
     }
 
     /// One that is idle, or a new one.
@@ -35,6 +33,7 @@ impl Readers {
         conn.busy_timeout(self.wait)?;
         conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -4096; PRAGMA trusted_schema = OFF")?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        bounded::define(&conn, limits::VIEW_VALUE_BYTES_MAX)?;
         Ok(conn)
     }
 

@@ -1,10 +1,12 @@
 //! One build of one definition, in its database.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use tokio::sync::Semaphore;
 
 use super::ask;
 use super::carry::Defs;
@@ -12,11 +14,15 @@ use super::digest;
 use super::flight::Flown;
 use super::meta;
 use super::open::Opened;
+use super::outbox::Outbox;
+use super::outgoing::Outgoings;
 use super::place::{self, SqlitePlace};
 use super::readers::Readers;
-use crate::model::{Cursor, Fingerprint, LogId, Position};
-use crate::sqlite::apply::blocking;
-use crate::view::{Answer, AskError, Bounds, Program, Question, StateDigest, View, ViewChanges, ViewError, ViewStore};
+use crate::model::{Cursor, Fingerprint, LogId, Position, limits};
+use crate::view::{
+    Answer, AskError, Bounds, Hold, Program, Question, StateDigest, View, ViewChanges, ViewError, ViewOutbox,
+    ViewStore, blocking,
+};
 
 /// A build of a SQL view in SQLite.
 pub struct SqliteViewStore {
@@ -33,12 +39,19 @@ pub(super) struct Shared {
     /// Drawn when the build began.
     pub build: i64,
     writer: Mutex<Writer>,
+    /// One for each question that is being answered.
+    pub places: Arc<Semaphore>,
     /// `None` in memory, where the one connection answers, too.
     pub readers: Option<Readers>,
     /// Where memory is written to.
     pub saved: Option<PathBuf>,
+    /// As of how many changes it was.
+    written: Mutex<Option<u64>>,
     /// Whether it notes what changes in the view's tables.
     pub changes: bool,
+    /// Whether it keeps what is to be published; what stands elsewhere up to that number goes with the next commit.
+    pub publishes: bool,
+    pub published: AtomicU64,
 }
 
 /// The connection that writes.
@@ -49,6 +62,8 @@ pub(super) struct Writer {
     pub sqls: Vec<String>,
     /// Versions of tables whose latest rows are kept.
     pub defs: Defs,
+    /// Where it notes what is to be published.
+    pub out: Option<Outbox>,
 }
 
 impl Shared {
@@ -91,7 +106,7 @@ impl Shared {
 
 impl SqliteViewStore {
     pub(super) fn new(opened: Opened, place: &SqlitePlace, wait: std::time::Duration) -> SqliteViewStore {
-        let Opened { conn, meta, program, sqls, changes } = opened;
+        let Opened { conn, meta, program, sqls, changes, out } = opened;
         let (path, saved, readers) = match place {
             SqlitePlace::File(path) => (path, None, Some(Readers::new(path.clone(), wait))),
             SqlitePlace::Memory(path) => (path, Some(path.clone()), None),
@@ -101,9 +116,13 @@ impl SqliteViewStore {
             folder: place::folder(path),
             fingerprint: meta.fingerprint,
             build: meta.build,
-            writer: Mutex::new(Writer { conn, program, sqls, defs: Defs::default() }),
+            publishes: out.is_some(),
+            published: AtomicU64::new(0),
+            writer: Mutex::new(Writer { conn, program, sqls, defs: Defs::default(), out }),
+            places: Arc::new(Semaphore::new(limits::VIEW_READERS_MAX)),
             readers,
             saved,
+            written: Mutex::default(),
             changes,
         };
         SqliteViewStore { shared: Arc::new(shared) }
@@ -137,7 +156,11 @@ impl ViewStore for SqliteViewStore {
     }
 
     async fn digest(&self) -> Result<StateDigest, ViewError> {
-        digest::digest(&self.shared).await
+        digest::digest(&self.shared, Hold::none()).await
+    }
+
+    async fn digest_held(&self, hold: Hold) -> Result<StateDigest, ViewError> {
+        digest::digest(&self.shared, hold).await
     }
 
     async fn pass_over(&self, at: Cursor) -> Result<(), ViewError> {
@@ -153,9 +176,23 @@ impl ViewStore for SqliteViewStore {
         kept.then(|| Arc::new(super::changes::Changes(self.shared.clone())) as Arc<dyn ViewChanges>)
     }
 
+    fn outbox(&self) -> Option<Arc<dyn ViewOutbox>> {
+        self.shared.publishes.then(|| Arc::new(Outgoings(self.shared.clone())) as Arc<dyn ViewOutbox>)
+    }
+
     async fn persist(&self) -> Result<(), ViewError> {
         let Some(saved) = self.shared.saved.clone() else { return Ok(()) };
-        blocking(|| super::builds::save(&self.shared.writer().conn, &saved))
+        blocking(|| {
+            let writer = self.shared.writer();
+            let mut written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
+            // Every commit stores a cursor, which counts.
+            let changes = Some(writer.conn.total_changes());
+            if *written != changes || !saved.exists() {
+                super::builds::save(&writer.conn, &saved)?;
+                *written = changes;
+            }
+            Ok(())
+        })
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::super::{ViewBuilds, ViewError, ViewStore};
+use super::super::{Look, ViewBuilds, ViewError, ViewStore};
 use super::{Machine, MachineOptions, MachineStore};
-use crate::model::{Fingerprint, TableName};
+use crate::model::{Fingerprint, TableDef, TableName};
 
 /// Makes machines of the wanted definition.
 type New<M> = Arc<dyn Fn() -> M + Send + Sync>;
@@ -33,10 +33,10 @@ struct Stores<M> {
 }
 
 impl<M: Machine> MachineBuilds<M> {
-    /// Of the view `name` in that folder, which is made if it is not there. Blocks.
+    /// Of the view `name` in that folder, which is made when something is first kept in it.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// A machine cannot be made.
     pub fn open(
         folder: &Path,
         name: &str,
@@ -44,8 +44,6 @@ impl<M: Machine> MachineBuilds<M> {
         compared: bool,
         new: impl Fn() -> M + Send + Sync + 'static,
     ) -> Result<MachineBuilds<M>, ViewError> {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| ViewError::Failed(format!("the folder {} cannot be made: {error}", folder.display())))?;
         let options = MachineOptions { tables, compared, ..MachineOptions::in_memory(folder) };
         let wanted = MachineStore::open(&new, options.clone())?.definition();
         Ok(MachineBuilds {
@@ -65,6 +63,12 @@ impl<M: Machine> MachineBuilds<M> {
         earlier: impl Fn(&str) -> Option<(M, Vec<TableName>)> + Send + Sync + 'static,
     ) -> MachineBuilds<M> {
         MachineBuilds { earlier: Some(Arc::new(earlier)), ..self }
+    }
+
+    fn make_folder(&self) -> Result<(), ViewError> {
+        let folder = self.folder.display();
+        std::fs::create_dir_all(&self.folder)
+            .map_err(|error| ViewError::Failed(format!("the folder {folder} cannot be made: {error}")))
     }
 
     fn live_path(&self) -> PathBuf {
@@ -89,6 +93,7 @@ impl<M: Machine> MachineBuilds<M> {
     }
 
     fn open_live(&self) -> Result<MachineStore<M>, ViewError> {
+        self.make_folder()?;
         let path = self.live_path();
         let options = MachineOptions { path: Some(path.clone()), ..self.options.clone() };
         let there = MachineStore::<M>::look(&path)?.filter(|(definition, _)| *definition != self.wanted);
@@ -127,6 +132,7 @@ impl<M: Machine> ViewBuilds for MachineBuilds<M> {
             None => tokio::task::block_in_place(|| {
                 let failed =
                     |error| ViewError::Retry(format!("{} cannot be tidied up: {error}", self.folder.display()));
+                self.make_folder()?;
                 self.remove_builds(!afresh).map_err(failed)?;
                 let options = MachineOptions { path: Some(self.build_path()), ..self.options.clone() };
                 MachineStore::open(&*self.new, options)
@@ -134,6 +140,11 @@ impl<M: Machine> ViewBuilds for MachineBuilds<M> {
         };
         stores.build = Some(build.clone());
         Ok(Arc::new(build))
+    }
+
+    async fn look(&self, _known: &[Arc<TableDef>]) -> Result<Look, ViewError> {
+        let found = tokio::task::block_in_place(|| MachineStore::<M>::look(&self.live_path()))?;
+        Ok(Look { live: found.map(|(definition, _)| definition), ..Look::default() })
     }
 
     async fn switch(&self) -> Result<Arc<dyn ViewStore>, ViewError> {
@@ -146,6 +157,13 @@ impl<M: Machine> ViewBuilds for MachineBuilds<M> {
         }
         (stores.live, stores.build) = (Some(build.clone()), None);
         Ok(Arc::new(build))
+    }
+
+    async fn drop_build(&self) -> Result<(), ViewError> {
+        let mut stores = self.stores.lock().await;
+        stores.build = None;
+        let removed = tokio::task::block_in_place(|| self.remove_builds(false));
+        removed.map_err(|error| ViewError::Retry(format!("{} cannot be tidied up: {error}", self.folder.display())))
     }
 }
 

@@ -67,8 +67,9 @@ impl<M: Machine> MachinePart<M> {
     }
 
     fn check(&self, held: &Held<M>) -> Result<(), ViewError> {
+        // The state has to be opened anew.
         if let Some(why) = &held.broken {
-            return Err(ViewError::Failed(why.clone()));
+            return Err(ViewError::Lost(why.clone()));
         }
         let found = held.cursors.get(&self.log).copied();
         match found == self.expected {
@@ -120,13 +121,20 @@ impl<M: Machine> MachinePart<M> {
     }
 }
 
-/// Has the machine apply a transaction, or nothing of it. Where it has left nobody knows what, the state is given up.
+/// Has the machine apply a transaction, or nothing of it. Where it has left nobody knows what, the state is given up: after a
+/// panic it stops at that entry, which would come to the same again; and what could not be read may be read later.
 fn run<M: Machine>(held: &mut Held<M>, transaction: &Transaction<'_>) -> Result<(), ViewError> {
     transaction.check()?;
     let machine = &mut held.machine;
     let applied = catch_unwind(AssertUnwindSafe(|| machine.apply(transaction)));
+    let position = transaction.position();
+    let then = "what it left is not used: it goes on from what was saved before";
     let why = match applied {
-        Ok(Err(error)) if transaction.is_torn() => error.to_string(),
+        Ok(Err(error)) if transaction.is_torn() => {
+            let why = format!("at position {position}: {error}; {then}");
+            held.broken = Some(why.clone());
+            return Err(ViewError::Lost(why));
+        }
         Ok(applied) => return applied,
         Err(panic) => {
             let words = panic.downcast_ref::<&str>().copied();
@@ -134,16 +142,18 @@ fn run<M: Machine>(held: &mut Held<M>, transaction: &Transaction<'_>) -> Result<
             format!("the machine panicked: {}", words.unwrap_or("it did not say why"))
         }
     };
-    let (position, then) = (transaction.position(), "what it left is not used: it goes on from what was saved before");
-    let why = format!("at position {position}: {why}; {then}");
-    held.broken = Some(why.clone());
-    Err(ViewError::Failed(why))
+    held.broken = Some(format!("at position {position}: {why}; {then}"));
+    Err(ViewError::Entry { position, why: format!("{why}; {then}") })
 }
 
 #[async_trait]
 impl<M: Machine> View for MachinePart<M> {
     async fn cursor(&mut self) -> Result<Option<Cursor>, ViewError> {
         Ok(self.expected)
+    }
+
+    fn works_here(&self) -> bool {
+        true
     }
 
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {

@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::super::ViewError;
 use super::super::spool::Spools;
+use super::super::{ViewError, put_key_value};
 use crate::model::{
     Catalog, Change, Entry, EntryHeader, FeedRows, Fingerprint, Glance, Kind, LogId, Op, Position, Row, TableDef,
     TableName, put_json_text, put_json_value,
@@ -177,7 +177,7 @@ impl<'a> Transaction<'a> {
     /// Reads all of it once, so that what cannot be read is found before anything is applied.
     pub(super) fn check(&self) -> Result<(), ViewError> {
         // One row is read before it is given.
-        match self.parts.is_none() && FeedRows::new(self.first.changes_bytes()).is_one() {
+        match self.parts.is_none() && FeedRows::new(self.first.changes_slice()).is_one() {
             true => Ok(()),
             false => self.rows(|_| Ok(())),
         }
@@ -193,7 +193,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn unreadable(&self, why: impl std::fmt::Display) -> ViewError {
-        ViewError::Failed(format!("the entry at position {} is not readable: {why}", self.position))
+        ViewError::Entry { position: self.position, why: format!("it is not readable: {why}") }
     }
 
     #[inline]
@@ -203,7 +203,7 @@ impl<'a> Transaction<'a> {
         each: &mut impl FnMut(RowChange<'_>) -> Result<(), ViewError>,
     ) -> Result<(), ViewError> {
         let mut first = true;
-        for row in FeedRows::new(entry.changes_bytes()) {
+        for row in FeedRows::new(entry.changes_slice()) {
             let found = row.and_then(|row| Some((row, self.named.get(row.table).filter(|known| known.is_feed)?)));
             let Some((row, known)) = found else {
                 if !first {
@@ -295,7 +295,7 @@ fn key_of(keys: &[usize], row: &Row) -> Option<String> {
         match keys.len() {
             1 => out.push_str(&String::from_utf8_lossy(&value.text)),
             // So that no two keys are one text.
-            _ => out.push_str(&String::from_utf8_lossy(&value.text).replace('\\', "\\\\").replace(',', "\\,")),
+            _ => put_key_value(&mut out, &String::from_utf8_lossy(&value.text)),
         }
     }
     (!keys.is_empty()).then_some(out)

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
-use super::super::{Answer, AskError, Bounds, Question, StateDigest, View, ViewError, ViewStore};
+use super::super::{Answer, AskError, Bounds, Question, StateDigest, View, ViewError, ViewStore, blocking};
 use super::part::MachinePart;
 use super::saved::{self, Head, Kept};
 use super::{KeptDigests, Machine};
-use crate::model::{Cursor, Fingerprint, LogId, TableName};
+use crate::model::{Cursor, Fingerprint, LogId, Position, TableName, limits};
 
 /// Where a machine's state is kept, and of what it is made.
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ pub(super) struct Core<M> {
     text: String,
     /// What stands in the file; one writes it at a time.
     saved: Mutex<Saved>,
+    /// One for each question that is being answered.
+    places: Arc<Semaphore>,
 }
 
 /// The file of a state.
@@ -91,12 +93,26 @@ impl<M> Clone for MachineStore<M> {
 
 impl<M> Core<M> {
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Held<M>> {
-        // Whoever panics while changing the state leaves `broken` behind.
-        self.held.read().unwrap_or_else(PoisonError::into_inner)
+        // While a large state is saved others wait for long: not on a thread that other tasks need.
+        self.read_now().unwrap_or_else(|| blocking(|| self.held.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// If it can be read at once.
+    fn read_now(&self) -> Option<RwLockReadGuard<'_, Held<M>>> {
+        match self.held.try_read() {
+            Ok(held) => Some(held),
+            // Whoever panics while changing the state leaves `broken` behind.
+            Err(TryLockError::Poisoned(held)) => Some(held.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Held<M>> {
-        self.held.write().unwrap_or_else(PoisonError::into_inner)
+        match self.held.try_write() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => blocking(|| self.held.write().unwrap_or_else(PoisonError::into_inner)),
+        }
     }
 }
 
@@ -141,7 +157,9 @@ impl<M: Machine> MachineStore<M> {
         }
         let version = (found == Found::State).then_some(held.version);
         let saved = Mutex::new(Saved { path: options.path.clone(), version });
-        Ok(MachineStore(Arc::new(Core { held: RwLock::new(held), options, definition, found, text, saved })))
+        let places = Arc::new(Semaphore::new(limits::VIEW_READERS_MAX));
+        let held = RwLock::new(held);
+        Ok(MachineStore(Arc::new(Core { held, options, definition, found, text, saved, places })))
     }
 
     /// Has its state stand in another file from now on; it is there, durably, on return.
@@ -203,8 +221,7 @@ fn ended(error: tokio::task::JoinError) -> String {
 }
 
 impl<M: Machine> Core<M> {
-    fn ask(&self, question: &Question, bounds: &Bounds) -> Result<Answer, AskError> {
-        let held = self.read();
+    fn ask(&self, held: &Held<M>, question: &Question, bounds: &Bounds) -> Result<Answer, AskError> {
         if let Some(why) = &held.broken {
             return Err(AskError::Failed(why.clone()));
         }
@@ -274,12 +291,21 @@ impl<M: Machine> ViewStore for MachineStore<M> {
     }
 
     async fn ask(&self, question: &Question, bounds: &Bounds) -> Result<Answer, AskError> {
-        if let Question::Row { .. } = question {
-            return self.0.ask(question, bounds);
+        if let Question::Row { .. } = question
+            && let Some(held) = self.0.read_now()
+        {
+            return self.0.ask(&held, question, bounds);
         }
         let (core, question, bounds) = (self.0.clone(), question.clone(), *bounds);
-        let asked = tokio::task::spawn_blocking(move || core.ask(&question, &bounds));
-        asked.await.unwrap_or_else(|error| Err(AskError::Failed(ended(error))))
+        let place = tokio::time::timeout(bounds.time, core.places.clone().acquire_owned()).await;
+        let place = place.map_err(|_| AskError::Slow(bounds.time))?;
+        // The work keeps the place until it has ended, also where nobody waits for it any more.
+        let asked = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            core.ask(&core.read(), &question, &bounds)
+        });
+        let asked = tokio::time::timeout(2 * bounds.time, asked).await.map_err(|_| AskError::Slow(bounds.time))?;
+        asked.unwrap_or_else(|error| Err(AskError::Failed(ended(error))))
     }
 
     async fn digest(&self) -> Result<StateDigest, ViewError> {
@@ -295,7 +321,7 @@ impl<M: Machine> ViewStore for MachineStore<M> {
                 return Err(ViewError::Failed(why.clone()));
             }
             let found = held.cursors.get(&at.log).copied();
-            let next = found.map_or(crate::model::Position::ZERO, |cursor| cursor.position).next();
+            let next = found.map_or(Position::ZERO, |cursor| cursor.position).next();
             if at.position != next {
                 let why = format!("position {} cannot be passed over: the next one is {next}", at.position);
                 return Err(ViewError::Failed(why));
@@ -312,6 +338,10 @@ impl<M: Machine> ViewStore for MachineStore<M> {
             saved.version = Some(self.0.clone().save_to(path, saved.version).await?);
         }
         Ok(())
+    }
+
+    fn is_broken(&self) -> bool {
+        MachineStore::is_broken(self)
     }
 
     fn kept_digests(&self) -> Option<KeptDigests> {

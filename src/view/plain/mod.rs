@@ -1,6 +1,7 @@
 //! Views that need no SQL, in memory: [`count`](CountSettings), [`latest`](LatestSettings), [`reduce`](ReduceSettings).
 
 mod count;
+mod keyed;
 mod latest;
 mod reduce;
 mod settings;
@@ -48,10 +49,10 @@ impl Plain {
         Ok(Plain { settings: settings.clone(), state })
     }
 
-    /// Its builds, in a folder that is made if it is not there. Blocks.
+    /// Its builds, in a folder that is made when something is first kept in it.
     ///
     /// # Errors
-    /// Its settings are wrong, or the folder cannot be made.
+    /// Its settings are wrong.
     pub fn builds(folder: &Path, name: &str, settings: PlainSettings) -> Result<MachineBuilds<Plain>, ViewError> {
         Plain::new(&settings).map_err(ViewError::Failed)?;
         let tables = tables(&settings).map_err(ViewError::Failed)?;

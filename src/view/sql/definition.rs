@@ -8,7 +8,7 @@ use super::statement::{Parameter, Statement};
 use crate::model::{Fingerprint, Op, TableDef, TableName};
 
 /// How changes are presented to statements. A new number builds every view anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Whose SQL it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,9 @@ impl Definition {
     /// # Errors
     /// The first thing that is wrong with it, and where.
     pub fn parse(file: &str, text: &str, dialect: Dialect) -> Result<Definition, DefinitionError> {
-        super::parse::parse(file, text, dialect)
+        let definition = super::parse::parse(file, text, dialect)?;
+        definition.does_the_same_again()?;
+        Ok(definition)
     }
 
     /// An error at a byte of one of its statements.
@@ -126,17 +128,61 @@ impl Definition {
         })
     }
 
-    /// For people, at load: whether the latest rows of tables are kept, and why.
-    pub fn tell_kept(&self, view: &str) {
-        let mut kept: Vec<&str> =
+    /// For people: of which tables the latest rows are kept, and why; `None` where none are.
+    pub fn kept(&self) -> Option<String> {
+        let kept: Vec<&str> =
             self.tables().into_iter().filter(|table| self.needs_old(table)).map(TableName::as_str).collect();
-        kept.dedup();
-        if !kept.is_empty() {
-            let tables = kept.join(", ");
-            tracing::info!(
-                "view {view}: the latest rows of {tables} are kept with it, because its definition needs the row before a change, or all of one after it; a feed's are not"
-            );
+        let tables = kept.join(", ");
+        let why = "its definition needs the row before a change, or all of one after it; a feed's are not";
+        (!kept.is_empty()).then(|| format!("the latest rows of {tables} are kept with it, because {why}"))
+    }
+
+    /// The same, at load.
+    pub fn tell_kept(&self, view: &str) {
+        if let Some(kept) = self.kept() {
+            tracing::info!("view {view}: {kept}");
         }
+    }
+
+    /// For people: what an earlier text, of another fingerprint, means for a view that was built by it.
+    pub fn differs(&self, before: &str) -> String {
+        let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), self.text.lines().collect());
+        let same = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
+        let file = &self.file;
+        match old == new {
+            true => "this version presents changes to statements in another way".to_owned(),
+            false => format!("{file} is not what it was, from line {} on", same + 1),
+        }
+    }
+
+    /// A view is built again, and elsewhere, from the same log.
+    fn does_the_same_again(&self) -> Result<(), DefinitionError> {
+        let handled = self.handlers.iter().flat_map(|handler| &handler.statements);
+        for statement in self.setup.iter().chain(handled) {
+            if let Some(at) = super::clock::asks_the_time(&statement.text, self.dialect) {
+                let why = "it asks what time it is, or where, which is something else each time, so the view could not be built again; \
+                           there is :time";
+                return Err(self.error_at(statement, at, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever is told of every change of a row would not be told of one by a statement that changes the tables themselves.
+    ///
+    /// # Errors
+    /// There is such a statement.
+    pub fn only_changes_rows(&self) -> Result<(), DefinitionError> {
+        let statements = self.handlers.iter().flat_map(|handler| &handler.statements);
+        for statement in statements {
+            let first: String = statement.text.chars().take_while(|c| c.is_alphabetic()).collect();
+            if ["create", "drop", "alter"].iter().any(|word| first.eq_ignore_ascii_case(word)) {
+                let why = "with `changes` or `publish` the tables are made in the setup: what changes in a table that comes and \
+                           goes could not be told";
+                return Err(self.error_at(statement, 0, format!("{}: {why}", first.to_uppercase())));
+            }
+        }
+        Ok(())
     }
 
     /// The tables that it looks at, each once.
@@ -147,11 +193,10 @@ impl Definition {
         tables
     }
 
-    /// Compares what it names with tables that are known: a table may be there in several versions, and may not be known yet.
-    ///
-    /// # Errors
-    /// A column that no version of its table has.
-    pub fn check(&self, known: &[std::sync::Arc<TableDef>]) -> Result<(), DefinitionError> {
+    /// For people: what it names of tables that are known, and no version of its table has. A table may be there in several
+    /// versions, and may not be known yet.
+    pub fn unknown_columns(&self, known: &[std::sync::Arc<TableDef>]) -> Vec<String> {
+        let mut found = Vec::new();
         for handler in &self.handlers {
             let versions: Vec<_> = known.iter().filter(|def| def.name == handler.table).collect();
             if versions.is_empty() || versions.iter().any(|def| def.is_feed()) {
@@ -163,12 +208,12 @@ impl Definition {
                         continue;
                     };
                     if versions.iter().all(|def| def.column(column).is_none()) {
-                        let why = format!("table {} has no column {column:?}", handler.table);
-                        return Err(self.error_at(statement, range.start, why));
+                        let why = format!("table {} has no column {column:?}, so that this is NULL", handler.table);
+                        found.push(self.error_at(statement, range.start, why).to_string());
                     }
                 }
             }
         }
-        Ok(())
+        found
     }
 }

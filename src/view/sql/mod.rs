@@ -1,5 +1,6 @@
 //! Definitions of SQL views: files of plain SQL with comments as markers, read into statements that know their place.
 
+mod clock;
 mod definition;
 mod lexer;
 mod parse;

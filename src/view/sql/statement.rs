@@ -37,7 +37,7 @@ pub enum Parameter {
     /// `:old.COLUMN`: of the row before it.
     Old(Box<str>),
     /// `:key`: of a feed's row, the key that it was appended with; else the key's value, or of several columns all values with
-    /// `,` between them, as text.
+    /// `,` between them (and a `\` before each `,` and `\` in them), as text.
     Key,
     /// `:position`: of the entry, a number.
     Position,

@@ -215,6 +215,20 @@ fn who_resumes_gets_nothing_from_before_the_time_that_it_asks_for() {
 }
 
 #[test]
+fn who_resumes_from_no_place_at_all_is_told_and_does_not_begin_anew() {
+    let ground = Ground::new();
+    let site = node(&ground, ORDERS);
+    append(&site, "orders", r#"{"row":1}"#);
+    let url = format!("http://127.0.0.1:{}/v1/logs/orders/entries", site.port);
+    for id in [&b"garbage"[..], b"\xff\xfe", b"0-0-0"] {
+        let id = ureq::http::HeaderValue::from_bytes(id).expect("a header");
+        let mut answer = agent().get(&url).header("Last-Event-ID", &id).call().expect("an answer");
+        let text = answer.body_mut().read_to_string().expect("text");
+        assert!(answer.status().is_client_error() && text.contains("WS-"), "{id:?}: {} {text}", answer.status());
+    }
+}
+
+#[test]
 fn a_command_that_finds_nothing_ends_although_the_log_is_written_all_the_time() {
     let ground = Ground::new();
     let site = node(&ground, ORDERS);

@@ -208,7 +208,7 @@ impl Host for TestNode {
         // Not in one expression: the tail's lock must not be held while the log's is taken.
         let tail = Position(self.tail());
         let cursor = self.log.cursor_at(tail);
-        vec![Head { node: self.me(), cursor, time: Timestamp::now() }]
+        vec![Head { node: self.me(), cursor, time: Timestamp::now(), captured: None }]
     }
 
     fn reached(&self, _peer: LinkId, heads: Vec<Head>) {

@@ -85,7 +85,8 @@ impl ViewBed for Postgres {
         let definition = Arc::new(Definition::parse("view.sql", SUMS, Dialect::Postgres).expect("a definition"));
         let endpoint = Endpoint::from_url(&self.url).expect("a URL");
         let spool_dir = self.spool_dir.path().to_path_buf();
-        let options = PgViewOptions { name: name.into(), definition, endpoint, spool_dir };
+        let options =
+            PgViewOptions { name: name.into(), definition, endpoint, spool_dir, changes: false, publish: false };
         PgViews::new(options).expect("a name").live().await.expect("opens")
     }
 

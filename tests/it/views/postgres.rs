@@ -19,7 +19,14 @@ pub static CLUSTER: LazyLock<Cluster> =
 fn at(url: &str, sql: &str) -> Result<PgViews, ViewError> {
     let definition = Arc::new(Definition::parse("view.sql", sql, Dialect::Postgres)?);
     let endpoint = Endpoint::from_url(url).expect("a URL");
-    PgViews::new(PgViewOptions { name: "totals".into(), definition, endpoint, spool_dir: std::env::temp_dir() })
+    PgViews::new(PgViewOptions {
+        name: "totals".into(),
+        definition,
+        endpoint,
+        spool_dir: std::env::temp_dir(),
+        changes: false,
+        publish: false,
+    })
 }
 
 fn views(url: &str, sql: &str) -> PgViews {
@@ -309,7 +316,7 @@ async fn a_row_is_found_by_its_key() {
     let sql = "-- setup
         create table pairs (a integer, b text, v text, primary key (a, b)); create table heap (v text);
         -- on insert orders
-        insert into pairs values (1, 'x', 'one');";
+        insert into pairs values (1, 'x', 'one'), (2, 'y,\\', 'two');";
     let (feed, (_, view)) = (Feed::new(), live(sql).await);
     feed.order("ada", 1).await;
     feed.follow(&*view).await.expect("follows");
@@ -318,6 +325,7 @@ async fn a_row_is_found_by_its_key() {
         view.ask(&question, &BOUNDS).await.map(|answer| json!(answer.rows))
     };
     assert_eq!(row("pairs", "1,x").await, Ok(json!([[1, "x", "one"]])));
+    assert_eq!(row("pairs", "2,y\\,\\\\").await, Ok(json!([[2, "y,\\", "two"]])));
     for (table, key) in [("pairs", "1,y"), ("nowhere", "1"), ("watershed_view", "1"), ("pg_class", "1")] {
         assert!(matches!(row(table, key).await, Err(AskError::Absent(_))), "{table} {key}");
     }
@@ -404,7 +412,14 @@ async fn two_who_follow_the_same_apply_once_and_a_session_that_ends_is_made_agai
     CLUSTER.sql(&url, "create schema counts");
     let definition = Arc::new(Definition::parse("view.sql", COUNTS, Dialect::Postgres).expect("a definition"));
     let endpoint = Endpoint::from_url(&url).expect("a URL");
-    let options = PgViewOptions { name: "counts".into(), definition, endpoint, spool_dir: std::env::temp_dir() };
+    let options = PgViewOptions {
+        name: "counts".into(),
+        definition,
+        endpoint,
+        spool_dir: std::env::temp_dir(),
+        changes: false,
+        publish: false,
+    };
     let error =
         PgViews::new(options.clone()).expect("a name").live().await.map(drop).expect_err("a schema of the user's");
     assert!(error.to_string().contains("somebody else's"), "{error}");

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use watershed::view::{AskError, Bounds, Question};
+use watershed::sqlite::{SqlitePlace, SqliteViewOptions, SqliteViews};
+use watershed::view::{AskError, Bounds, Question, ViewBuilds};
 
 use super::bed::*;
 
@@ -112,6 +113,7 @@ async fn a_row_is_found_by_its_key() {
     };
     assert_eq!(row("pairs", "1,x").await, Ok(json!([[1, "x", "one"]])));
     assert_eq!(row("PAIRS", "1,x").await, Ok(json!([[1, "x", "one"]])));
+    assert_eq!(row("pairs", "2,y\\,z").await, Ok(json!([[2, "y,z", "two"]])));
     assert_eq!(row("loose", "5").await, Ok(json!([[5, "number"]])));
     assert_eq!(row("loose", "six").await, Ok(json!([["six", "text"]])));
     for (table, key) in
@@ -121,6 +123,30 @@ async fn a_row_is_found_by_its_key() {
     }
     for (table, key) in [("pairs", "1"), ("pairs", "1,x,z"), ("heap", "1")] {
         assert!(matches!(row(table, key).await, Err(AskError::Invalid(_))), "{table} {key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_two_keys_of_several_columns_are_one_text_and_each_finds_its_row() {
+    let sql = "-- setup
+        create table seen (k text primary key, a text, b text);
+        create table places (a text, b text, k text, primary key (a, b));
+        -- on insert places
+        insert into seen values (:key, :row.a, :row.b);
+        insert into places values (:row.a, :row.b, :key);";
+    let (feed, view) = (Feed::new(), kept(sql).await);
+    let places = table("places", &[("a", "text", 1), ("b", "text", 2)]);
+    let keys = [("a,b", "c"), ("a", "b,c"), ("a\\", "b"), ("a\\,", "b"), ("", ","), (",", ""), ("x", "y")];
+    let changes: Vec<_> = keys.iter().map(|(a, b)| insert(vec![typed(a), typed(b)])).collect();
+    feed.commit(&places, &changes).await;
+    feed.follow(&*view.store).await.expect("no two of them are one");
+    let found = rows(&*view.store, "select k, a, b from seen where a = 'x'").await;
+    assert_eq!(found, json!([["x,y", "x", "y"]]));
+    for row in rows(&*view.store, "select k, a, b from seen").await.as_array().expect("rows") {
+        let key = row[0].as_str().expect("a key").to_owned();
+        let question = Question::Row { table: "places".into(), key };
+        let found = view.store.ask(&question, &BOUNDS).await.expect("answered").rows;
+        assert_eq!(json!(found), json!([[row[1], row[2], row[0]]]));
     }
 }
 
@@ -192,5 +218,29 @@ async fn many_at_once_are_answered_each_from_one_snapshot() {
     }
     for asker in askers {
         asker.await.expect("every answer is of one position");
+    }
+}
+
+/// SQLite's own would compare for minutes within one instruction, where nobody looks at the clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_values_are_searched_in_one_go() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = SqliteViewOptions::new("totals", sqlite(TOTALS), SqlitePlace::Memory(dir.path().join("saved.db")));
+    let memory = SqliteViews::new(options).live().await.expect("opens");
+    let file = filled().await;
+    let cases = [
+        ("instr(hex(zeroblob(1000000)), hex(zeroblob(500000)) || '1')", json!([[0]])),
+        ("length(replace(hex(zeroblob(1000000)), hex(zeroblob(500000)) || '1', 'x'))", json!([[2_000_000]])),
+    ];
+    for store in [&*file.store, &*memory] {
+        for (call, expected) in &cases {
+            let sql = format!("select {call}");
+            let one = || ask_within(store, &sql, json!([]), BOUNDS);
+            // More than there are places.
+            let answers = tokio::join!(one(), one(), one(), one(), one());
+            for answer in [answers.0, answers.1, answers.2, answers.3, answers.4] {
+                assert_eq!(json!(answer.expect("in time").rows), *expected, "{call}");
+            }
+        }
     }
 }

@@ -162,6 +162,31 @@ async fn memory_resumes_from_what_was_written() {
 }
 
 #[tokio::test]
+async fn memory_is_written_down_only_where_something_has_changed() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().expect("a folder");
+    let (feed, path) = (Feed::new(), dir.path().join("totals.db"));
+    let store = in_memory(&path, TOTALS).live().await.expect("opens");
+    feed.order("ada", 1).await;
+    feed.follow(&*store).await.expect("follows");
+    let written = async || {
+        store.persist().await.expect("written");
+        std::fs::metadata(&path).expect("a file").ino()
+    };
+    let first = written().await;
+    assert_eq!(written().await, first, "the same file");
+    feed.order("bob", 1).await;
+    feed.follow(&*store).await.expect("follows");
+    let second = written().await;
+    assert_ne!(second, first, "another one is put in its place");
+    std::fs::remove_file(&path).expect("removed");
+    written().await;
+    drop(store);
+    let store = in_memory(&path, TOTALS).live().await.expect("opens");
+    assert_eq!(rows(&*store, "select sum(orders) from totals").await, json!([[2]]));
+}
+
+#[tokio::test]
 async fn who_has_an_older_build_open_finds_out_and_what_was_passed_over_stays_known() {
     let dir = tempfile::tempdir().expect("a folder");
     let (feed, path) = (Feed::new(), dir.path().join("views.db"));

@@ -185,6 +185,15 @@ async fn what_is_wrong_with_a_definition_is_said_at_load_with_its_place() {
             "-- setup\ncreate table t (a);\n-- on insert o\ninsert into t values (random());",
             "random() answers something else each time",
         ),
+        (
+            "-- setup\ncreate table t (a);\n-- on insert o\ninsert into t values (changes());",
+            "changes() answers something else each time",
+        ),
+        (
+            "-- setup\ncreate table t (a);\n-- on insert o\ninsert into t\n  values (datetime('now'));",
+            "view.sql:5:20: it asks what time it is",
+        ),
+        ("-- setup\ncreate table t (a default (unixepoch()));\n-- on insert o\nselect 1", "view.sql:2:28: it asks"),
         ("-- setup\ncommit;\n-- on insert o\nselect 1", "BEGIN, COMMIT or ROLLBACK"),
         ("-- setup\npragma user_version = 3;\n-- on insert o\nselect 1", "PRAGMA user_version"),
         ("-- setup\ncreate temp table t (a);\n-- on insert o\nselect 1", "it changes the schema"),

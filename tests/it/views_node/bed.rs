@@ -26,6 +26,12 @@ pub struct Faults {
     pub build_held: AtomicBool,
     /// It cannot take the entry there.
     pub fails_at: AtomicU64,
+    /// It does not come to an end of summing up.
+    pub digest_held: AtomicBool,
+    /// Only what is being built.
+    pub build_fails_at: AtomicU64,
+    /// Only what answers.
+    pub live_fails_at: AtomicU64,
 }
 
 #[derive(Clone, Default)]
@@ -118,7 +124,9 @@ impl Kept {
         let mut state = self.state.lock().expect("nobody panics");
         let seen = state.cursors.get(&log).map_or(Position::ZERO, |cursor| cursor.position);
         for logged in batch.entries.iter().filter(|logged| logged.position > seen) {
-            if logged.position.0 == self.faults.fails_at.load(Ordering::SeqCst) {
+            let is_build = self.is_build.load(Ordering::SeqCst);
+            let own = if is_build { &self.faults.build_fails_at } else { &self.faults.live_fails_at };
+            if [&self.faults.fails_at, own].map(|at| at.load(Ordering::SeqCst)).contains(&logged.position.0) {
                 return Err(ViewError::Failed("the row is not to its liking".into()));
             }
             for row in FeedRows::new(logged.entry.changes_bytes()) {
@@ -197,6 +205,9 @@ impl ViewStore for Store {
     }
 
     async fn digest(&self) -> Result<StateDigest, ViewError> {
+        while self.0.faults.digest_held.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         let state = self.0.state.lock().expect("nobody panics");
         let mut digest = [0; 32];
         digest[..8].copy_from_slice(&state.sum.to_le_bytes());
@@ -217,16 +228,22 @@ pub struct Bed {
 
 impl Bed {
     pub async fn up(dir: &Path, place: &Arc<Place>, partitions: u32) -> Bed {
-        let listen = ([127, 0, 0, 1], 0).into();
         let place = place.clone();
         let view = ViewSettings {
             log: "orders".into(),
             kind: "sum".into(),
             store: "a test".into(),
             tables: None,
+            publish: None,
             make: Arc::new(move || Ok(Arc::new(Builds(place.clone(), place.wanted.load(Ordering::SeqCst))))),
             persist_every: None,
         };
+        Bed::with(dir, view, partitions).await
+    }
+
+    /// With another view of that name.
+    pub async fn with(dir: &Path, view: ViewSettings, partitions: u32) -> Bed {
+        let listen = ([127, 0, 0, 1], 0).into();
         let feed = |partitions| FeedSpec { append: true, partitions, ..FeedSpec::default() };
         let feeds = [("orders".to_owned(), feed(partitions)), ("others".to_owned(), feed(1))];
         let settings = Settings {
@@ -309,7 +326,16 @@ impl Bed {
     /// Appends a number; its token.
     pub async fn append(&self, log: &str, row: i64) -> String {
         let body = json!({ "row": row, "key": row.to_string() }).to_string();
-        let (status, answer) = self.call("POST", &format!("/v1/logs/{log}/entries"), &[], &body).await;
+        self.appended(&format!("{log}/entries"), &body).await
+    }
+
+    /// The same without a key, to a partition of the feed.
+    pub async fn append_to(&self, partition: usize, row: i64) -> String {
+        self.appended(&format!("orders/entries?partition={partition}"), &json!({ "row": row }).to_string()).await
+    }
+
+    async fn appended(&self, path: &str, body: &str) -> String {
+        let (status, answer) = self.call("POST", &format!("/v1/logs/{path}"), &[], body).await;
         assert_eq!(status, 201, "{answer}");
         answer["cursor"].as_str().expect("a cursor").to_owned()
     }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::calls::append;
-use super::sql::{TOTALS, write};
+use super::publish::UPSERTS as TOTALS;
+use super::sql::write;
 use crate::tree::site::{Ground, Site, wait};
+use crate::views::postgres::CLUSTER;
 
 /// A reader of events.
 struct Events(BufReader<Box<dyn Read>>);
@@ -51,10 +53,10 @@ impl Events {
     }
 }
 
-fn site(ground: &Ground, changes: bool) -> Site {
+fn site(ground: &Ground, store: &str, changes: bool) -> Site {
     let mut site = ground.log_site("hub");
     write(&site, "totals.sql", TOTALS);
-    let view = "[view.totals]\nlog = \"orders\"\nstore = \"sqlite:totals.db\"\nsql = \"totals.sql\"\n";
+    let view = format!("[view.totals]\nlog = \"orders\"\nstore = \"{store}\"\nsql = \"totals.sql\"\n");
     site.configure(None, &format!("[log.orders]\nappend = true\n{view}changes = {changes}\n"));
     site.up();
     site
@@ -66,8 +68,17 @@ fn row(customer: &str, orders: i64, amount: i64) -> Json {
 
 #[test]
 fn changes_come_with_before_and_after_and_go_on_where_a_reader_was() {
+    changes_come_from("sqlite:totals.db");
+}
+
+#[test]
+fn changes_of_a_view_in_postgresql_come_as_those_of_one_in_sqlite() {
+    changes_come_from(&CLUSTER.database());
+}
+
+fn changes_come_from(store: &str) {
     let ground = Ground::new();
-    let mut site = site(&ground, true);
+    let mut site = site(&ground, store, true);
     let token = append(&site, "ada", 5);
     wait("the view answers", || {
         site.get(&format!("/v1/views/totals?after={token}")).is_some_and(|(code, _)| code == 200)
@@ -105,7 +116,7 @@ fn changes_come_with_before_and_after_and_go_on_where_a_reader_was() {
 #[test]
 fn a_view_that_keeps_no_changes_says_so() {
     let ground = Ground::new();
-    let site = site(&ground, false);
+    let site = site(&ground, "sqlite:totals.db", false);
     wait("the view answers", || site.get("/v1/views/totals?after=latest").is_some_and(|(code, _)| code == 200));
     assert_eq!(Events::open(&site, "", None).err(), Some(409));
 }

@@ -7,7 +7,8 @@ use super::sql::write;
 use crate::tree::site::{Ground, wait};
 use crate::views::postgres::CLUSTER;
 
-const TOTALS: &str = "\
+/// For SQLite and PostgreSQL alike.
+pub const TOTALS: &str = "\
 -- setup
 create table totals (customer text primary key, orders integer not null, amount integer not null);
 -- on insert orders

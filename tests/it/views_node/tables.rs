@@ -153,6 +153,50 @@ fn what_was_written_at_head_office_can_be_waited_for_at_the_branch() {
 }
 
 #[test]
+fn a_commit_at_head_office_can_be_waited_for_at_the_branch_by_its_place() {
+    let ground = Ground::new();
+    let mut hub = ground.server_site("hq", &CLUSTER, SCHEMA);
+    let mut branch = ground.site(
+        "branch",
+        "create table orders (id integer primary key, customer text not null, amount integer not null)",
+    );
+    write(&branch, "totals.sql", TOTALS);
+    hub.configure(None, "[send.children]\ntables = [\"orders\"]\n[table.orders]\nowner = \"hq\"\n");
+    branch.configure(Some(hub.port), SECTION);
+    hub.up();
+    branch.up();
+    branch.wait_ready();
+    agrees(&branch, "the branch has begun");
+    let sql = "select orders from totals where customer = 'far'";
+    for n in 1..=12 {
+        hub.sql(&format!("insert into orders values ({}, 'far', 1)", 200 + n));
+        let place = hub.sql("select pg_current_wal_lsn()");
+        let query = format!("?after=lsn:hq/{}&timeout=60s", place.trim());
+        let (status, answer) = ask(&branch, "totals", &query, sql, json!([]));
+        assert_eq!((status, &answer["rows"]), (200, &json!([[n]])), "{answer}");
+        match n {
+            4 => {
+                branch.kill();
+                branch.up();
+            }
+            8 => {
+                hub.kill();
+                hub.up();
+            }
+            _ => {}
+        }
+    }
+    // What has not happened, who is not known, and who has no such database.
+    for (token, status, reason) in
+        [("lsn:hq/FFFFFFFF/0", 503, "not_yet"), ("lsn:nobody/0/1", 409, "unknown"), ("lsn:branch/0/1", 409, "unknown")]
+    {
+        let (found, told) = ask(&branch, "totals", &format!("?after={token}&timeout=3s"), ALL, json!([]));
+        assert_eq!((found, told["reason"].as_str()), (status, Some(reason)), "{token}: {told}");
+        eprintln!("{token}: {found} {told}");
+    }
+}
+
+#[test]
 fn a_view_that_is_killed_while_it_takes_in_its_tables_takes_them_in_again() {
     let ground = Ground::new();
     let many = "with recursive n(i) as (select 10 union all select i + 1 from n where i < 60000)

@@ -55,6 +55,8 @@ async fn a_failed_view_is_tried_again_when_its_definition_is_taken_up() {
     bed.until("it has failed", |status| status["state"] == "failed").await;
     place.faults.fails_at.store(0, SeqCst);
     bed.node.shared.views.take_up().await.expect("the definition is good");
+    // Until it tries again, who asks is told that it has stopped.
+    bed.until("it goes on", |status| status["state"] == "current").await;
     let (status, answer) = bed.sum(&format!("?after={token}&timeout=30s")).await;
     assert_eq!((status, &answer["rows"]), (200, &serde_json::json!([[1, 7]])), "{answer}");
     bed.down().await;

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use watershed::http;
 use watershed::model::{Cursor, Position, limits};
 use watershed::node::feeds::{FeedSpec, MirrorFrom, MirrorSettings};
-use watershed::node::views::{Asked, Unanswered, ViewSettings};
+use watershed::node::views::{Asked, Place, Unanswered, ViewSettings};
 use watershed::node::{Exit, LogSettings, Node, NodeError, Parent, Policy, SendPolicy, Settings};
 use watershed::testing::view_conformance::BOUNDS;
 use watershed::view::machine::{Machine, MachineBuilds, Rows, Select, Transaction};
@@ -83,6 +83,7 @@ fn counter(data_dir: &Path, wrong: &Arc<AtomicBool>) -> ViewSettings {
         kind: "counter".into(),
         store: "memory".into(),
         tables: None,
+        publish: None,
         make: Arc::new(make),
         persist_every: Some(Duration::from_secs(1)),
     }
@@ -190,6 +191,16 @@ async fn a_replica_that_parts_is_quarantined_and_named_with_where_it_parted() {
     for node in [&hq, &leaf] {
         assert_eq!(ask(node, Some(last)).await.expect("an answer"), 2 * EVERY + 5, "at {}", node.shared.name);
     }
+    // A digest of a place that a machine has gone past is given where it was kept.
+    let digest = async |node: &Node, position| {
+        let view = node.shared.views.get("count").expect("the view").clone();
+        view.digest_at(&node.shared, &Place::Position(Position(position)), Duration::from_secs(10)).await
+    };
+    let kept = digest(&hq, EVERY).await.expect("it was kept").what;
+    assert_eq!((kept, kept.rows), (digest(&leaf, EVERY).await.expect("it was kept").what, None));
+    assert!(matches!(digest(&hq, EVERY + 1).await, Err(Unanswered::Passed(_))), "this one was not");
+    let now = digest(&hq, 2 * EVERY + 5).await.expect("it stands there").what;
+    assert_eq!((now.rows, now.digest == kept.digest), (Some(1), false));
 
     // A restart does not make it right; building it afresh does, once the rules are right.
     north.stop().await;
@@ -197,7 +208,7 @@ async fn a_replica_that_parts_is_quarantined_and_named_with_where_it_parted() {
     let (north, _) = node(folder.path(), "north", Some(("hq", address)), &wrong).await;
     assert!(quarantined(&ask(&north, None).await));
     wrong.store(false, Ordering::Release);
-    north.shared.views.get("count").expect("the view").rebuild().await.expect("it is built");
+    north.shared.views.get("count").expect("the view").rebuild(false).await.expect("it is built");
     until("it answers again", async || ask(&north, Some(last)).await.is_ok_and(|count| count == 2 * EVERY + 5)).await;
     let more = commands(&hq, EVERY).await;
     assert_eq!(ask(&north, Some(more)).await.expect("an answer"), 3 * EVERY + 5);

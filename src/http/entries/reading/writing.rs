@@ -23,7 +23,10 @@ impl Reading {
         let cursor = log.cursor_at(seen);
         let from = match logged.from {
             LinkId::LOCAL => None,
-            LinkId(log) => Some(self.node.shared.book.name_of(log).unwrap_or_else(|| log.to_string())),
+            LinkId(log) => {
+                let view = || self.feed.view_of().map(|view| format!("view {view}"));
+                Some(self.node.shared.book.name_of(log).or_else(view).unwrap_or_else(|| log.to_string()))
+            }
         };
         if self.form == Form::Events {
             out.push_str("id: ");
