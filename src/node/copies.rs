@@ -379,7 +379,7 @@ async fn cut_here(shared: &Arc<Shared>, wanted: &Wanted, settled: Position, cut:
             ));
         }
     }
-    let found = super::cuts::find(shared, wanted.link, table, lane.after, cut).await?;
+    let found = super::cuts::find(shared, wanted.link, table, lane.after, cut, None).await?;
     let at = found.ok_or("the place of its snapshot has not come")?.at;
     wait_main(shared, database, at).await.map(|()| at)
 }

@@ -12,13 +12,15 @@ pub(super) struct Cut {
     pub changed: bool,
 }
 
-/// Looks for the entry with that causation id, which came by the link `from`, between `after` and the log's tail.
+/// Looks for the entry with that causation id, which came by the link `from`, between `after` and the log's tail. What
+/// came by the link `except` does not count as a change.
 pub(super) async fn find(
     shared: &Shared,
     from: LinkId,
     table: &TableName,
     after: Position,
     cut: &str,
+    except: Option<LinkId>,
 ) -> Result<Option<Cut>, String> {
     let tail = *shared.log.tail().borrow();
     let (mut next, mut changed) = (ReadFrom::from(after), false);
@@ -36,7 +38,7 @@ pub(super) async fn find(
                     return Ok(Some(Cut { at: logged.position, changed }));
                 }
             }
-            changed |= logged.from != from;
+            changed |= logged.from != from && Some(logged.from) != except;
         }
         if batch.next == next {
             break;
@@ -47,7 +49,7 @@ pub(super) async fn find(
 }
 
 /// Whether a snapshot of our own database, which contains our log up to `cursor`, has exactly what stands before its mark;
-/// once everything that had been committed by then is captured.
+/// once everything that had been committed by then is captured. Whoever is given it by the link `to` has what came by that.
 ///
 /// # Errors
 /// Words: the copy is to be made again.
@@ -56,9 +58,10 @@ pub(super) async fn check(
     table: &TableName,
     cursor: Option<Cursor>,
     cut: &str,
+    to: Option<LinkId>,
 ) -> Result<Position, String> {
     let after = cursor.map_or(Position::ZERO, |cursor| cursor.position);
-    match find(shared, LinkId::LOCAL, table, after, cut).await? {
+    match find(shared, LinkId::LOCAL, table, after, cut, to).await? {
         Some(cut) if cut.changed => {
             Err(format!("changes of {table} arrived while its snapshot was taken; it is taken again"))
         }

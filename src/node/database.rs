@@ -13,7 +13,7 @@ use super::wanted::only_ours;
 use crate::log::{Log, SourceError};
 use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, Row, TableDef, TableName, limits};
 use crate::stream::{FollowError, Follower, Step};
-use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, ViewError};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, Settled, ViewError};
 
 /// Between looks at a lane that waits for something that is not in the log.
 const LANE_POLL: Duration = Duration::from_millis(50);
@@ -343,7 +343,7 @@ impl Applying {
             Whose::Copys => !follows(&LinkId(self.shared.log.id())),
             Whose::Nodes => self.shared.links().iter().any(|(id, link)| {
                 let offer = link.offers.iter().find(|offer| offer.table.name == *table);
-                offer.is_some_and(|offer| !follows(id) && !only_ours(&self.shared, offer))
+                offer.is_some_and(|offer| !follows(id) && !only_ours(&self.shared, link.role, offer))
             }),
         }
     }
@@ -428,9 +428,10 @@ impl Applying {
             return Ok(());
         }
         // The lane first: a crash in between copies the table again; the other way round the lane would wait for ever.
-        let settled = settled.map(|position| (from, position));
-        let after = cut.unwrap_or(lane.after);
-        let state = LaneState::Replaying { settled };
+        // What came from others up to the cut is replayed, too; a copy in the same process has all of it.
+        let after = cut.filter(|_| self.whose == Whose::Copys).unwrap_or(lane.after);
+        let cut = cut.unwrap_or_default();
+        let state = LaneState::Replaying { settled: settled.map(|upto| Settled { from, upto, cut }) };
         self.view.set_lane(&table, Some(Lane { table: table.clone(), after, state })).await?;
         self.view.set_followed(from, &table, Some(under)).await?;
         self.look_at_followed(from).await.map(drop)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::database::Applying;
 use crate::model::{LinkId, Position, TableName};
-use crate::view::{Lane, LaneState, ViewError};
+use crate::view::{Lane, LaneState, Settled, ViewError};
 
 impl Applying {
     /// Goes on at the log's tail, and has every table that a peer sends copied afresh. Tables that only this
@@ -21,7 +21,9 @@ impl Applying {
         let mut lanes = self.view.lanes();
         lanes.retain(|lane| {
             let from = match &lane.state {
-                LaneState::Copying { from, .. } | LaneState::Replaying { settled: Some((from, _)) } => Some(*from),
+                LaneState::Copying { from, .. } | LaneState::Replaying { settled: Some(Settled { from, .. }) } => {
+                    Some(*from)
+                }
                 LaneState::Replaying { settled: None } => None,
                 // An operator goes on with it; what it then lacks, it is told.
                 LaneState::Parked { .. } | LaneState::Paused => {

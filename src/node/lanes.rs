@@ -9,18 +9,18 @@ use super::database::{Applying, Whose};
 use crate::log::{Limit, Log};
 use crate::model::{LinkId, Position, ReadFrom, TableName};
 use crate::stream::FollowError;
-use crate::view::{Lane, LaneState};
+use crate::view::{Lane, LaneState, Settled};
 
 /// A lane is replayed for no longer before the others and the main cursor have their turn.
 const REPLAY_TURN: Duration = Duration::from_millis(50);
 
 /// Where each lane reads on; only the lane's cursor is durable.
 #[derive(Default)]
-pub(super) struct LaneReaders(Vec<(TableName, ReadFrom)>, HashMap<TableName, Settled>);
+pub(super) struct LaneReaders(Vec<(TableName, ReadFrom)>, HashMap<TableName, Reached>);
 
 /// When everything that the chunks of a copy may contain had been received, the log had come so far.
-struct Settled {
-    by: (LinkId, Position),
+struct Reached {
+    by: Settled,
     at: Position,
 }
 
@@ -95,7 +95,7 @@ impl Applying {
                 return Ok(moved);
             }
             let from = readers.from(&lane);
-            let batch = match log.read(from, Limit::default()).await {
+            let mut batch = match log.read(from, Limit::default()).await {
                 Ok(batch) => batch,
                 Err(error) => {
                     tracing::error!(table = %lane.table, "error[WS-APPLY-004]: the lane of {} cannot be replayed: {error} / do: `watershed source resync {}{}`", lane.table, self.database.prefix, lane.table);
@@ -105,6 +105,9 @@ impl Applying {
                     return Ok(moved);
                 }
             };
+            if let Some(copy) = settled {
+                batch.entries.retain(|logged| logged.from != copy.from || logged.position > copy.cut);
+            }
             match self.view.apply_lane(&lane.table, &batch).await {
                 Ok(()) => readers.set(&lane.table, batch.next, main.position),
                 Err(error) if error.is_retryable() => return Ok(moved),
@@ -130,34 +133,27 @@ impl Applying {
 
     /// Whether everything that the chunks may contain is applied: what is received may still wait in the log, and rows that
     /// are ahead of it would conflict with it once the table moves with the others.
-    fn is_settled(
-        &self,
-        table: &TableName,
-        by: (LinkId, Position),
-        applied: Position,
-        readers: &mut LaneReaders,
-    ) -> bool {
-        let (link, position) = by;
+    fn is_settled(&self, table: &TableName, by: Settled, applied: Position, readers: &mut LaneReaders) -> bool {
         if self.whose == Whose::Copys {
-            return applied >= position;
+            return applied >= by.upto;
         }
-        if self.shared.received(link).map(|cursor| cursor.position).unwrap_or_default() < position {
+        if self.shared.received(by.from).map(|cursor| cursor.position).unwrap_or_default() < by.upto {
             return false;
         }
         let tail = *self.shared.log.tail().borrow();
-        let known = readers.1.entry(table.clone()).or_insert(Settled { by, at: tail });
+        let known = readers.1.entry(table.clone()).or_insert(Reached { by, at: tail });
         if known.by != by {
-            *known = Settled { by, at: tail };
+            *known = Reached { by, at: tail };
         }
         applied >= known.at
     }
 
     /// The lane has reached the main cursor.
-    async fn join(&mut self, lane: &Lane, settled: Option<(LinkId, Position)>) -> Result<(), FollowError> {
+    async fn join(&mut self, lane: &Lane, settled: Option<Settled>) -> Result<(), FollowError> {
         // Announced first: a crash in between announces it twice, which costs a copy; the other way round would lose it.
-        if let Some((link, _)) = settled
+        if let Some(Settled { from, .. }) = settled
             && self.whose == Whose::Nodes
-            && !super::copies::log_copied(&self.shared, link, &lane.table).await
+            && !super::copies::log_copied(&self.shared, from, &lane.table).await
         {
             return Ok(());
         }

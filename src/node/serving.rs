@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use super::database::{Command, Database};
 use super::outgoing::stopped_copying;
 use super::shared::{PeerCopy, Shared};
 use crate::model::{Cursor, Fingerprint, LinkId, Position, Row, TableName, limits};
 use crate::peer::{Control, CopyMessage, Refusal, Role};
 use crate::stream::{FilterError, Sieve};
-use crate::view::{Chunk, LaneState, TableReader};
+use crate::view::{Chunk, Lane, LaneState, TableReader};
 
 /// How long a chunk waits for the sender's own apply and capture.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -162,7 +163,7 @@ impl Serving {
         // this, two nodes that copy a table from each other would wait for ever.
         let other = lane.as_ref().filter(|lane| match &lane.state {
             LaneState::Copying { from, .. } => *from != link,
-            LaneState::Replaying { settled } => settled.is_none_or(|(from, _)| from != link),
+            LaneState::Replaying { settled } => settled.is_none_or(|settled| settled.from != link),
             LaneState::Parked { .. } | LaneState::Paused => true,
         });
         if let Some(lane) = other {
@@ -187,7 +188,14 @@ impl Serving {
             _ => wait_applied(&shared, needed).await?,
         }
         let chunk = self.read(asked.after.as_ref()).await?;
+        let contained = chunk.cursor;
         let mut message = message(&shared, &table, sieve, asked, chunk, under).await?;
+        if let CopyMessage::Chunk { upto: None, cut: Some(cut), .. } = &message
+            && let Err(why) = super::cuts::check(&shared, &table, contained, cut, Some(link)).await
+        {
+            give_way(database, &table, link).await;
+            return Err(why.into());
+        }
         if let (CopyMessage::Chunk { table, .. }, Role::Child) = (&mut message, role) {
             // Above, rows of others stand beside ours: what is unique here need not be there.
             *table = Arc::new((**table).clone().with_shared_indexes());
@@ -207,6 +215,19 @@ impl Serving {
         let chunk = reader.read_lines(&self.table, after, self.rows, bytes).await?;
         self.reader = Some(reader);
         Ok(chunk)
+    }
+}
+
+/// Of two nodes that copy a table without a key from each other, neither can give what others have changed since its own
+/// copy began: here that is given up, as long as nothing of it has come, and begins again later.
+async fn give_way(database: &Database, table: &TableName, asking: LinkId) {
+    let Some(lane) = database.lane(table) else { return };
+    if !matches!(lane.state, LaneState::Copying { from, done: None, .. } if from == asking) {
+        return;
+    }
+    let on = Some(Lane { state: LaneState::Replaying { settled: None }, ..lane });
+    if let Err(error) = database.ask(|reply| Command::SetLane(table.clone(), on, reply)).await {
+        tracing::warn!(%table, "{error}");
     }
 }
 
@@ -237,9 +258,6 @@ async fn message(
         None => Some(settled(shared).await?),
         Some(_) => None,
     };
-    if let (Some(_), Some(cut)) = (settled, &chunk.cut) {
-        super::cuts::check(shared, table, chunk.cursor, cut).await?;
-    }
     let left = chunk.upto.as_ref().map(|_| chunk.left_estimate);
     let (after, upto, cut) = (asked.after.clone(), chunk.upto, chunk.cut);
     Ok(CopyMessage::Chunk { table: out, after, upto, rows, lines, left, settled, under, cut })

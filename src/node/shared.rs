@@ -275,7 +275,7 @@ impl Shared {
                 let table = &offer.table.name;
                 let follows = follows.iter().any(|(name, under)| name == table && *under == offer.under);
                 if !follows
-                    && !super::wanted::only_ours(self, offer)
+                    && !super::wanted::only_ours(self, link.role, offer)
                     && state.lanes.iter().all(|lane| lane.table != *table)
                 {
                     uncopied.push((table.clone(), link.node.name.clone()));

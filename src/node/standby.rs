@@ -278,7 +278,7 @@ impl Copying {
         let settled = Some(settled(shared).await?);
         let under = table.fingerprint;
         let cut = match cut {
-            (Some(cut), cursor) => Some(super::cuts::check(shared, name, cursor, &cut).await?),
+            (Some(cut), cursor) => Some(super::cuts::check(shared, name, cursor, &cut, None).await?),
             (None, _) => None,
         };
         if let Some(cut) = cut {

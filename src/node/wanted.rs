@@ -10,7 +10,7 @@ use super::database::Command;
 use super::shared::Shared;
 use crate::model::{LinkId, Row, TableName, limits};
 use crate::peer::{LinkHandle, Offer, Role};
-use crate::view::{CopyScope, Lane, LaneState};
+use crate::view::{CopyScope, Lane, LaneState, Settled};
 
 /// A copy that is to be made.
 pub(super) struct Wanted {
@@ -70,8 +70,7 @@ pub(super) async fn wanted(shared: &Arc<Shared>, absent: &mut Absent, under_way:
         let followed = database.ask(|reply| Command::Followed(link, reply)).await.ok()?;
         for offer in offers {
             let table = &offer.table.name;
-            if followed.iter().any(|(name, under)| name == table && *under == offer.under) || only_ours(shared, &offer)
-            {
+            if followed.iter().any(|(name, under)| name == table && *under == offer.under) {
                 continue;
             }
             if lock(under_way).keys().any(|(_, copied)| copied == table) {
@@ -82,8 +81,9 @@ pub(super) async fn wanted(shared: &Arc<Shared>, absent: &mut Absent, under_way:
                 continue;
             }
             let begun = match lanes.iter().find(|lane| lane.table == *table).map(|lane| &lane.state) {
-                None => None,
                 Some(LaneState::Copying { from, done, .. }) if *from == link => Some(done.clone()),
+                _ if only_ours(shared, role, &offer) => continue,
+                None => None,
                 // It failed before it was ever copied under this offer, as a table that is not there yet: the copy
                 // supersedes what it failed at.
                 Some(LaneState::Parked { before: None, .. }) => None,
@@ -132,7 +132,7 @@ async fn release_forgotten(shared: &Shared, lanes: &[Lane], given_up: impl Fn(&T
             {
                 Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
             }
-            LaneState::Replaying { settled: Some((from, _)) } if shared.book.name_of(from.0).is_none() => {
+            LaneState::Replaying { settled: Some(Settled { from, .. }) } if shared.book.name_of(from.0).is_none() => {
                 Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
             }
             _ => continue,
@@ -143,11 +143,12 @@ async fn release_forgotten(shared: &Shared, lanes: &[Lane], given_up: impl Fn(&T
     }
 }
 
-/// Tables that only this node writes are not copied from others.
-pub(super) fn only_ours(shared: &Shared, offer: &Offer) -> bool {
+/// Tables of which no row would be taken are not copied: from others those that only this node writes, and from the parent
+/// those that only this node and nodes below it write.
+pub(super) fn only_ours(shared: &Shared, role: Role, offer: &Offer) -> bool {
     use crate::stream::Owner;
-    match shared.policy.ownership.of(&offer.table.name) {
-        Some(Owner::Nodes(nodes)) => nodes.len() == 1 && *nodes[0] == *shared.name,
-        _ => false,
-    }
+    let Some(Owner::Nodes(nodes)) = shared.policy.ownership.of(&offer.table.name) else { return false };
+    let is_here = |name: &str| *name == *shared.name;
+    let is_below = |name: &str| shared.below.borrow().iter().any(|below| *below.node.name == *name);
+    nodes.iter().all(|name| is_here(name) || role == Role::Child && is_below(name))
 }

@@ -22,7 +22,7 @@ use whole::Whole;
 
 use super::range::KeyRange;
 use super::{Endpoint, PgError, Session};
-use crate::model::{Cursor, Row, TableDef, TableName, limits};
+use crate::model::{Cursor, Position, Row, TableDef, TableName, limits};
 use crate::view::{Chunk, CopyLines, TableReader};
 
 /// What a session sets that reads values as text, so that they are the same everywhere. A policy that would hide rows
@@ -290,16 +290,22 @@ impl Reading<'_> {
         Ok(Read::Part(chunk, progress, found.is_cut))
     }
 
-    /// What of the node's log the snapshot contains.
+    /// What of the node's log the snapshot contains of the table: it may have a lane, and be behind the others.
     async fn cursor(&self, facts: &Facts) -> Result<Option<Cursor>, Failure> {
         if !facts.has_cursor {
             return Ok(None);
         }
-        let row = self.client().query_opt("SELECT cursor FROM watershed.cursor", &[]).await;
-        let Some(row) = row.map_err(self.failed("reading the cursor beside"))? else { return Ok(None) };
-        let text: String = row.try_get(0).map_err(self.failed("reading the cursor beside"))?;
-        let cursor =
+        let failed = self.failed("reading the cursor beside");
+        let sql = "SELECT cursor, (SELECT after FROM watershed.lane WHERE table_name = $1) FROM watershed.cursor";
+        let row = self.client().query_opt(sql, &[&self.table.as_str()]).await;
+        let Some(row) = row.map_err(&failed)? else { return Ok(None) };
+        let text: String = row.try_get(0).map_err(&failed)?;
+        let lane: Option<i64> = row.try_get(1).map_err(&failed)?;
+        let mut cursor: Cursor =
             text.parse().map_err(|_| Failure::Table(format!("watershed.cursor has no cursor, but {text:?}")))?;
+        if let Some(lane) = lane {
+            cursor.position = cursor.position.min(Position(lane.cast_unsigned()));
+        }
         Ok(Some(cursor))
     }
 

@@ -66,10 +66,10 @@ pub enum LaneState {
     },
     /// All chunks are here; the log is replayed into the table, and the lane joins main when it reaches the main cursor
     /// and everything that the chunks may contain has been received, that is when the position received from `from`
-    /// is at or beyond `settled` (a position in the peer's log). `None`: nothing to wait for.
+    /// is at or beyond [`Settled::upto`] (a position in the peer's log). `None`: nothing to wait for.
     Replaying {
-        /// The copy's peer and the position in *its* log which the copy may contain.
-        settled: Option<(LinkId, Position)>,
+        /// What the chunks may contain.
+        settled: Option<Settled>,
     },
     /// It failed at the entry after `after` that touches it; nothing of that entry's part for this table is applied.
     Parked {
@@ -84,6 +84,25 @@ pub enum LaneState {
     },
     /// An operator paused it.
     Paused,
+}
+
+/// How far a copy reaches whose chunks are all here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The copy's peer.
+    pub from: LinkId,
+    /// The position in *its* log which the copy may contain.
+    pub upto: Position,
+    /// The position in our log up to which the copy contains everything that came from the peer, and nothing of it beyond:
+    /// known of tables without a key, whose rows must not be written twice; 0 of others. What came from others is replayed.
+    pub cut: Position,
+}
+
+impl Settled {
+    /// Of a table with a key.
+    pub fn keyed(from: LinkId, upto: Position) -> Settled {
+        Settled { from, upto, cut: Position::ZERO }
+    }
 }
 
 /// A part of a first copy: rows in key order.

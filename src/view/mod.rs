@@ -47,7 +47,7 @@ pub use ids::{Ids, StrayIds};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use keys::key_asked;
 pub(crate) use keys::put_key_value;
-pub use lane::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard};
+pub use lane::{CopyChunk, CopyScope, LOCKED, Lane, LaneState, LaneView, RowGuard, Settled};
 pub use outbox::{Cause, Outgoing, ViewOutbox, Waiting, Whole};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use program::{Effects, Program, Script, stands_before};

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Error};
 use crate::model::{
     Change, Cursor, Fingerprint, LinkId, Op, Position, Row, TableName, Timestamp, decode_changes, encode_changes,
 };
-use crate::view::{Lane, LaneState};
+use crate::view::{Lane, LaneState, Settled};
 
 /// The cursor is one row; a lane is a row per table; a followed table a row per peer and table; `evicted` has rows that were
 /// in the way of others while their table was copied; `index_later` has indexes that are built after a copy.
@@ -96,8 +96,9 @@ impl Columns {
             },
             LaneState::Replaying { settled } => Columns {
                 state: "replaying",
-                peer: settled.map(|settled| peer_text(settled.0)),
-                settled: settled.map(|settled| settled.1.0.cast_signed()),
+                peer: settled.map(|settled| peer_text(settled.from)),
+                settled: settled.map(|settled| settled.upto.0.cast_signed()),
+                received: settled.map(|settled| settled.cut.0.cast_signed()),
                 ..Columns::default()
             },
             LaneState::Parked { position, error, since, before } => {
@@ -175,7 +176,10 @@ fn lane(row: &tokio_postgres::Row) -> Option<Lane> {
         let (rows, received) = (number(5).unwrap_or(0), Position(number(6).unwrap_or(0)));
         Some(LaneState::Copying { from: peer?, done, rows, received })
     };
-    let replaying = || LaneState::Replaying { settled: peer.zip(number(7).map(Position)) };
+    // Where a copy's cut is stands where copies have what was received before them.
+    let cut = || Position(number(6).unwrap_or(0));
+    let settled = || peer.zip(number(7)).map(|(from, upto)| Settled { from, upto: Position(upto), cut: cut() });
+    let replaying = || LaneState::Replaying { settled: settled() };
     let parked = |before: Option<LaneState>| LaneState::Parked {
         position: Position(number(8).unwrap_or(0)),
         error: row.get::<_, Option<String>>(9).unwrap_or_default(),

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use crate::model::{
     Change, Cursor, Fingerprint, LinkId, Op, Position, Row, TableName, Timestamp, decode_changes, encode_changes,
 };
-use crate::view::{Lane, LaneState};
+use crate::view::{Lane, LaneState, Settled};
 
 /// In SQL that an old SQLite reads, because every writer parses it. The cursor is one row; a lane is a row per table; a followed
 /// table a row per peer and table; `watershed_evicted` has rows that were in the way of others while their table was copied.
@@ -88,8 +88,9 @@ pub(super) fn lanes(conn: &Connection) -> Result<BTreeMap<TableName, Lane>> {
         let position = row.get::<_, Option<i64>>(6)?.map(i64::cast_unsigned);
         let done: Option<Vec<u8>> = row.get(4)?;
         let state: String = row.get(2)?;
-        // A copying lane's received position stands behind the word: `position` is taken when it is parked.
-        let (state, received) = match state.rsplit_once(' ') {
+        // A copying lane's received position, and a replaying lane's cut, stand behind the word: `position` is taken when it
+        // is parked.
+        let (state, number) = match state.rsplit_once(' ') {
             Some((word, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
                 let number = number.parse().map_err(|_| unreadable(2, "watershed_lane: not a position"))?;
                 (word.to_owned(), Position(number))
@@ -101,17 +102,21 @@ pub(super) fn lanes(conn: &Connection) -> Result<BTreeMap<TableName, Lane>> {
                 from,
                 done: done.and_then(key_row),
                 rows: row.get::<_, Option<i64>>(5)?.map_or(0, i64::cast_unsigned),
-                received,
+                received: number,
             },
-            ("replaying", peer) => LaneState::Replaying { settled: peer.zip(position.map(Position)) },
+            ("replaying", peer) => {
+                let settled = peer.zip(position.map(Position));
+                LaneState::Replaying { settled: settled.map(|(from, upto)| Settled { from, upto, cut: number }) }
+            }
             ("parked" | "parked copying" | "parked replaying", peer) => {
                 let rows = row.get::<_, Option<i64>>(5)?.map_or(0, i64::cast_unsigned);
                 let before = match (state.as_str(), peer) {
                     ("parked copying", Some(from)) => {
-                        Some(LaneState::Copying { from, done: done.and_then(key_row), rows, received })
+                        Some(LaneState::Copying { from, done: done.and_then(key_row), rows, received: number })
                     }
                     ("parked replaying", Some(from)) => {
-                        Some(LaneState::Replaying { settled: Some((from, Position(rows))) })
+                        let settled = Settled { from, upto: Position(rows), cut: number };
+                        Some(LaneState::Replaying { settled: Some(settled) })
                     }
                     _ => None,
                 };
@@ -141,8 +146,8 @@ pub(super) fn put_lane(conn: &Connection, lane: &Lane) -> Result<()> {
             format!("copying {received}")
         }
         LaneState::Replaying { settled } => {
-            (peer, position) = (settled.map(|s| peer_text(s.0)), settled.map(|s| s.1.0.cast_signed()));
-            "replaying".to_owned()
+            (peer, position) = (settled.map(|s| peer_text(s.from)), settled.map(|s| s.upto.0.cast_signed()));
+            settled.map_or("replaying".to_owned(), |settled| format!("replaying {}", settled.cut))
         }
         LaneState::Parked { position: at, error: why, since: when, before } => {
             (position, error, since) = (Some(at.0.cast_signed()), Some(why.as_str()), Some(when.0));
@@ -153,9 +158,9 @@ pub(super) fn put_lane(conn: &Connection, lane: &Lane) -> Result<()> {
                     format!("parked copying {received}")
                 }
                 // `position` is taken, so the settled position stands where copies count their rows.
-                Some(LaneState::Replaying { settled: Some((from, settled)) }) => {
-                    (peer, count) = (Some(peer_text(*from)), Some(settled.0.cast_signed()));
-                    "parked replaying".to_owned()
+                Some(LaneState::Replaying { settled: Some(Settled { from, upto, cut }) }) => {
+                    (peer, count) = (Some(peer_text(*from)), Some(upto.0.cast_signed()));
+                    format!("parked replaying {cut}")
                 }
                 _ => "parked".to_owned(),
             }

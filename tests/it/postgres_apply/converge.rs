@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use watershed::model::Position;
 use watershed::postgres::PgReader;
-use watershed::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, TableReader, View};
+use watershed::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, Settled, TableReader, View};
 
 use super::*;
 
@@ -147,7 +147,7 @@ impl Receiver {
         let Some(lane) = self.lane() else { return Ok(()) };
         if let LaneState::Replaying { settled } = lane.state {
             run(self.view().apply_lane(&lane.table, &log.batch(lane.after.0, upto)))?;
-            if settled.is_some_and(|(_, settled)| settled.0 <= upto) {
+            if settled.is_some_and(|settled| settled.upto.0 <= upto) {
                 run(self.view().join_lane(&lane.table))?;
             }
         }
@@ -163,7 +163,7 @@ impl Receiver {
             CopyChunk { table: read.def, after: done.clone(), upto: read.upto, rows: read.rows, lines: read.lines };
         run(self.view().copy_chunk(&chunk, &CopyScope::All, &|_, _| false))?;
         if last {
-            let settled = Some((*from, source.log.tail()));
+            let settled = Some(Settled::keyed(*from, source.log.tail()));
             let table = lane.table.clone();
             let lane = Lane { table: table.clone(), after: lane.after, state: LaneState::Replaying { settled } };
             run(self.view().set_lane(&table, Some(lane)))?;
@@ -285,7 +285,7 @@ pub fn copied(source: &Database, view: &mut PgApplier, name: &str, rows: usize) 
         }
         after = upto;
     }
-    let settled = Some((PEER, Position(0)));
+    let settled = Some(Settled::keyed(PEER, Position(0)));
     run(view.set_lane(
         &name,
         Some(Lane { table: name.clone(), after: Position(0), state: LaneState::Replaying { settled } }),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use watershed::model::Position;
 use watershed::sqlite::{DiffOptions, Reader, diff_table};
-use watershed::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, View, ViewError};
+use watershed::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, Settled, View, ViewError};
 
 use super::*;
 
@@ -129,7 +129,7 @@ impl Receiver {
         let Some(lane) = self.lane() else { return Ok(()) };
         if let LaneState::Replaying { settled } = lane.state {
             run(self.view.apply_lane(&lane.table, &log.batch(lane.after.0, upto)))?;
-            if settled.is_some_and(|(_, settled)| settled.0 <= upto) {
+            if settled.is_some_and(|settled| settled.upto.0 <= upto) {
                 run(self.view.join_lane(&lane.table))?;
             }
         }
@@ -146,7 +146,7 @@ impl Receiver {
             CopyChunk { table: read.def, after: done.clone(), upto: read.upto, rows: read.rows, lines: read.lines };
         run(self.view.copy_chunk(&chunk, &CopyScope::All, &|_, _| false))?;
         if last {
-            let settled = Some((*from, source.log.tail()));
+            let settled = Some(Settled::keyed(*from, source.log.tail()));
             let table = lane.table.clone();
             let lane = Lane { table: table.clone(), after: lane.after, state: LaneState::Replaying { settled } };
             run(self.view.set_lane(&table, Some(lane)))?;
@@ -261,7 +261,7 @@ fn a_row_that_is_set_aside_comes_back_whole_though_its_change_is_not() {
         };
         write(&mut view, chunk(None, upto.clone(), vec![whole("1", "new", "X")]));
         write(&mut view, chunk(upto, None, vec![whole("2", "old", "X"), whole("4", "old", "Z")]));
-        run(view.set_lane(&table.name, lane(LaneState::Replaying { settled: Some((PEER, Position(4))) })))
+        run(view.set_lane(&table.name, lane(LaneState::Replaying { settled: Some(Settled::keyed(PEER, Position(4))) })))
             .expect("sets");
         for position in 1..=log.tail().0 {
             run(view.apply(&log.batch(position - 1, position))).expect("passes over");

@@ -1,7 +1,7 @@
 //! SQLite cannot tell names apart that differ by the case of letters only: two such tables are never written to one.
 
 use watershed::model::Position;
-use watershed::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, View, ViewError};
+use watershed::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, Settled, View, ViewError};
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn copied(view: &mut Applier, table: &Arc<TableDef>, rows: Vec<Row>) -> Result<(
     run(view.set_lane(&table.name, lane(state)))?;
     let chunk = CopyChunk { table: table.clone(), after: None, upto: None, rows, lines: None };
     run(view.copy_chunk(&chunk, &CopyScope::All, &|_, _| false))?;
-    run(view.set_lane(&table.name, lane(LaneState::Replaying { settled: Some((PEER, Position(0))) })))?;
+    run(view.set_lane(&table.name, lane(LaneState::Replaying { settled: Some(Settled::keyed(PEER, Position(0))) })))?;
     run(view.set_followed(PEER, &table.name, Some(table.fingerprint)))?;
     assert!(run(view.join_lane(&table.name))?);
     Ok(())
