@@ -13,6 +13,7 @@ mod filters;
 mod first_hours;
 mod held;
 mod ids;
+mod keyless;
 mod kills;
 mod levels;
 mod links;
