@@ -39,7 +39,7 @@ fn stopped_node() -> TempDir {
 
 /// Waits until the log is free: other tests start processes, and those have copies of this one's open files for a moment.
 fn unlocked(folder: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while run(folder, &["log", "verify"]).status.code() == Some(7) {
         assert!(Instant::now() < deadline, "the log stays locked");
     }

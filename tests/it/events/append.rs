@@ -119,7 +119,7 @@ const BELOW: &str = "select coalesce(string_agg(event::text, ' ' order by transa
 
 /// Waits until that is what is below the horizon: other tests have transactions open on the same server.
 async fn expect_below(session: &Session, expected: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(180);
     loop {
         let found = text(session, BELOW).await;
         assert!(found == expected || Instant::now() < deadline, "{found} instead of {expected}");

@@ -268,7 +268,7 @@ fn a_second_signal_ends_a_comparison_at_once_with_130() {
         Command::new("psql").args(["-XAtqc", lock, &a]).stdout(Stdio::null()).spawn().expect("psql starts");
     let waiting = |granted: &str| {
         let sql = format!("select count(*) from pg_locks where relation = 'events'::regclass and {granted}");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(180);
         while cluster.sql(&a, &sql) == "0\n" {
             assert!(std::time::Instant::now() < deadline, "{sql}");
             std::thread::sleep(std::time::Duration::from_millis(10));

@@ -10,7 +10,7 @@ use watershed::postgres::{Endpoint, PgError};
 use watershed::testing::postgres::Cluster;
 use watershed::view::{EventsError, Trouble};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn openssl(folder: &Path, arguments: &str) {
     let output = Command::new("openssl").current_dir(folder).args(arguments.split(' ')).output().expect("openssl runs");

@@ -9,7 +9,7 @@ use watershed::view::{EventIds, EventsError, EventsRole, InitDone, InitOptions, 
 
 use super::tables::cluster;
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 pub async fn try_init(url: &str, options: InitOptions) -> Result<InitReport, EventsError> {
     init(&Endpoint::from_url(url).expect("a URL"), options, LIMIT).await

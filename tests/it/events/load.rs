@@ -85,7 +85,7 @@ fn what_cannot_be_loaded_into_is_said_and_ends_the_command() {
 
 /// Waits until the file has that many events.
 fn wait_for(conn: &rusqlite::Connection, events: i64) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     let count = || conn.query_row("select count(*) from events", [], |row| row.get::<_, i64>(0)).expect("a number");
     while count() < events {
         assert!(Instant::now() < deadline, "no {events} events");
@@ -167,7 +167,7 @@ fn loaders_that_may_connect_again_survive_a_killed_server_and_tear_nothing() {
     let fixed = ["events", "load", "--json", "--forever", "--retry", "--rate", "5000", "--url", &url];
     let child = watershed(&fixed).spawn().expect("the binary starts");
     let wait = |cluster: &Cluster, events: i64| {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         let enough = format!("select count(*) >= {events} from events");
         while cluster.try_sql(&url, &enough).as_deref() != Ok("t\n") {
             assert!(Instant::now() < deadline, "no {events} events");

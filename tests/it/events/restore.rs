@@ -129,7 +129,7 @@ fn a_restore_that_is_killed_left_nothing_and_nobody_appends_while_it_runs() {
     let holder = ["psql", "-XAtqc", "select pg_advisory_lock(42), pg_sleep(600)", &to];
     let mut holder = Command::new(holder[0]).args(&holder[1..]).stdout(Stdio::null()).spawn().expect("psql starts");
     let wait = |sql: &str| {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         while number(&cluster, &to, sql) == 0 {
             assert!(Instant::now() < deadline, "waited for {sql}");
             std::thread::sleep(Duration::from_millis(10));
@@ -225,7 +225,7 @@ fn a_copy_that_is_written_to_meanwhile_is_compared_up_to_its_end_and_not_restore
     assert_eq!(restored(&live, &to)["next_id"], 51);
     let mut loader =
         command(&["load", "--url", &live, "--forever", "--rate", "500"]).spawn().expect("the binary starts");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while number(&cluster, &live, "select count(*) from events") < 100 {
         assert!(Instant::now() < deadline, "the loader does not load");
         std::thread::sleep(Duration::from_millis(10));

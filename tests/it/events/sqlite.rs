@@ -18,7 +18,7 @@ use watershed::view::{EventIds, EventsRole, InitOptions, View, ViewError};
 use super::init::{by_sequence, source as pg_source, try_init};
 use super::tables::cluster;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 struct Bed {
     _dir: TempDir,

@@ -15,7 +15,7 @@ use watershed::view::{EventIds, View, ViewError};
 
 pub(super) static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 const TABLE: &str = "create table events (id bigint primary key, ts timestamptz not null, event jsonb not null);";
 const INDEXES: &str = "create index events_ts on events (ts); \
      create index \"Events op\" on events ((event #>> '{operation}'));";
@@ -68,7 +68,7 @@ async fn equal(from: &str, to: &str, ids: EventIds) {
     let stop = CancellationToken::new();
     let wanted = CLUSTER.sql(from, DIGEST);
     let until = async {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         while CLUSTER.sql(to, DIGEST) != wanted {
             assert!(Instant::now() < deadline, "{} is not {wanted}", CLUSTER.sql(to, DIGEST));
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -107,7 +107,7 @@ fn kills_along_the_way_leave_equal_logs() {
     std::thread::scope(|scope| {
         scope.spawn(|| appender(down_port, "orders", &counts[0]));
         scope.spawn(|| appender(up_port, "sales", &counts[1]));
-        let (until, deadline) = (Instant::now() + Duration::from_secs(8), Instant::now() + Duration::from_secs(90));
+        let (until, deadline) = (Instant::now() + Duration::from_secs(8), Instant::now() + Duration::from_secs(180));
         let mut turn = 0;
         // On a busy machine it takes longer until something has been appended between the kills.
         while Instant::now() < until || !enough() && Instant::now() < deadline {

@@ -43,7 +43,7 @@ const ORDERS: &str = "[log.orders]\nappend = true\n";
 
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder().http_status_as_error(false);
-    config.timeout_global(Some(Duration::from_secs(30))).build().into()
+    config.timeout_global(Some(Duration::from_secs(120))).build().into()
 }
 
 /// A status and a JSON body.
@@ -105,7 +105,7 @@ impl Events {
     /// The next entry, or `None` when the connection has ended or cannot be made.
     fn next(&mut self) -> Option<Json> {
         if self.lines.is_none() {
-            let config = ureq::Agent::config_builder().timeout_recv_body(Some(Duration::from_secs(60))).build();
+            let config = ureq::Agent::config_builder().timeout_recv_body(Some(Duration::from_secs(120))).build();
             let agent: ureq::Agent = config.into();
             let mut request = agent.get(&self.url).header("Accept", "text/event-stream");
             if let Some(last) = &self.last {

@@ -234,7 +234,7 @@ fn a_command_that_finds_nothing_ends_although_the_log_is_written_all_the_time() 
     let site = node(&ground, ORDERS);
     append(&site, "orders", r#"{"row":0}"#);
     let ended = std::sync::atomic::AtomicBool::new(false);
-    let until = std::time::Instant::now() + Duration::from_secs(60);
+    let until = std::time::Instant::now() + Duration::from_secs(180);
     let given_up = std::thread::scope(|scope| {
         let (site, ended) = (&site, &ended);
         let writers: Vec<_> = (0..4)

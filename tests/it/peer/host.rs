@@ -58,7 +58,7 @@ pub fn retry() -> Retry {
 
 /// Waits until it holds; a test never waits for a time.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
     while !holds() {
         assert!(tokio::time::Instant::now() < deadline, "did not happen in time: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -265,7 +265,7 @@ fn a_lock_is_tried_again_and_a_deadlock_too() {
         let crossing = async {
             let waits =
                 "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(180);
             loop {
                 let row = other.client.query_one(waits, &[]).await.expect("looks");
                 if row.get::<_, i64>(0) > 0 {

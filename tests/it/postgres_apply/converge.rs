@@ -370,7 +370,7 @@ fn what_a_chunk_lacks_is_looked_for_once() {
     let mut view = db.applier();
     copied(&source, &mut view, "t", 10).expect("copies");
     assert_eq!(db.rows("SELECT * FROM t"), ["only|this"]);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(180);
     let told = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 't' AND n_tup_del >= 100000";
     let scans = loop {
         // The server counts a session's work when it is asked for the next.

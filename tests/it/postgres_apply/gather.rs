@@ -65,7 +65,7 @@ fn a_broken_connection_loses_nothing_of_what_was_gathered() {
     }
     db.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'watershed' AND datname = current_database() AND wait_event_type = 'Lock'");
     unlock(&lock);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(180);
     while let Err(error) = run(view.flush()) {
         assert!(error.is_retryable() && std::time::Instant::now() < deadline, "{error}");
     }

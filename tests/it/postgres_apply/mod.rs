@@ -77,7 +77,7 @@ impl Database {
     pub fn applier_with(&self, change: impl Fn(&mut PgApplierOptions)) -> PgApplier {
         let mut options = self.options();
         change(&mut options);
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(180);
         loop {
             match run(PgApplier::open(options.clone())) {
                 Ok(applier) => return applier,

@@ -38,7 +38,7 @@ fn held(db: &Database) -> Session {
 }
 
 fn wait(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -46,7 +46,7 @@ fn wait(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn flushed(view: &mut PgApplier) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while let Err(error) = run(view.flush()) {
         assert!(error.is_retryable() && Instant::now() < deadline, "{error}");
         std::thread::sleep(Duration::from_millis(5));
@@ -138,7 +138,7 @@ fn either_connection_may_break() {
         ));
         let _ = run(lock.client.batch_execute("COMMIT"));
         flushed(&mut view);
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(180);
         while let Err(error) = run(view.apply(&log.batch(3 * MANY, 4 * MANY))) {
             assert!(error.is_retryable() && Instant::now() < deadline, "{error}");
         }
@@ -177,7 +177,7 @@ fn a_killed_server_leaves_no_gap() {
     let log = script(&db, 24);
     let mut view = db.applier();
     let (mut at, mut kills) = (0, 0u64);
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while at < 24 {
         assert!(Instant::now() < deadline, "stands at {at}");
         let upto = (at + 4).min(24);

@@ -14,7 +14,7 @@ use super::{CLUSTER, endpoint, every_table};
 
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
 
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A captured transaction.
 #[derive(Debug)]

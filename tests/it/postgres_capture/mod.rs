@@ -30,7 +30,7 @@ pub const SETTINGS: [(&str, &str); 7] = [
     ("max_slot_wal_keep_size", "2GB"),
 ];
 
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 pub fn endpoint(url: &str) -> Endpoint {
     Endpoint::from_url(url).expect("a URL")

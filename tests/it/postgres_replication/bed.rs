@@ -12,7 +12,7 @@ use watershed::postgres::replication::{
 };
 use watershed::testing::postgres::Cluster;
 
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// What a server needs; large transactions are those of more than 64 kB.
 pub const SETTINGS: [(&str, &str); 8] = [

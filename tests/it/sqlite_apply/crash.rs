@@ -8,7 +8,7 @@ use watershed::view::View;
 
 use super::*;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(180);
 const PATH: &str = "WATERSHED_TEST_CRASH_DATABASE";
 /// A batch of three transactions after that position, each of five rows that name its position.
 fn batch(after: u64) -> watershed::model::Batch {

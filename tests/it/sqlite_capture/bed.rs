@@ -15,7 +15,7 @@ use watershed::model::{
 use watershed::sqlite::{Capture, CaptureError, CaptureOptions, Captured};
 
 pub const LOG: LogId = LogId(7);
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 pub struct Bed {
     pub dir: tempfile::TempDir,

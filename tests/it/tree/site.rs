@@ -9,7 +9,7 @@ pub use watershed::testing::free_port;
 use watershed::testing::postgres::Cluster;
 
 /// How long any condition is waited for, on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// The folder of a tree, removed at the end unless the test failed.
 pub struct Ground {

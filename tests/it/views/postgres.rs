@@ -402,7 +402,7 @@ async fn two_who_follow_the_same_apply_once_and_a_session_that_ends_is_made_agai
     let ended = "select count(pg_terminate_backend(pid)) > 0 from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
     assert_eq!(CLUSTER.sql(&url, ended).trim(), "t");
     feed.order("ada", 1).await;
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while let Err(error) = feed.follow(&*one).await {
         // Whether the server's last words are read before the connection is seen to be closed is chance.
         assert!(matches!(error, ViewError::Lost(_) | ViewError::Retry(_)), "{error}");

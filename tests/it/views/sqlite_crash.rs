@@ -10,7 +10,7 @@ use watershed::view::ViewBuilds;
 
 use super::bed::*;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 const PATH: &str = "WATERSHED_TEST_VIEW_PATH";
 const SQL: &str = "-- setup
 create table sums (id integer primary key, n integer not null, last integer not null);

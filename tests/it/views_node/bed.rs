@@ -282,7 +282,7 @@ impl Bed {
         let request = request.body(body.to_owned()).expect("a request");
         let asked = tokio::task::spawn_blocking(move || {
             let config = ureq::Agent::config_builder().http_status_as_error(false);
-            let agent: ureq::Agent = config.timeout_global(Some(Duration::from_secs(60))).build().into();
+            let agent: ureq::Agent = config.timeout_global(Some(Duration::from_secs(120))).build().into();
             let mut answer = agent.run(request).expect("an answer");
             let header =
                 answer.headers().get("watershed-cursor").and_then(|value| value.to_str().ok()).map(str::to_owned);

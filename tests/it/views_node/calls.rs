@@ -8,7 +8,7 @@ use crate::tree::site::Site;
 
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder().http_status_as_error(false);
-    config.timeout_global(Some(Duration::from_secs(60))).build().into()
+    config.timeout_global(Some(Duration::from_secs(120))).build().into()
 }
 
 pub fn post(site: &Site, path: &str, body: &Json) -> (u16, Json) {

@@ -20,7 +20,7 @@ type Event = (String, String, Json);
 impl Events {
     fn open(site: &Site, query: &str, last: Option<&str>) -> Result<Events, u16> {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
-        let agent: ureq::Agent = config.timeout_recv_body(Some(Duration::from_secs(60))).build().into();
+        let agent: ureq::Agent = config.timeout_recv_body(Some(Duration::from_secs(120))).build().into();
         let mut request = agent.get(format!("http://127.0.0.1:{}/v1/views/totals/changes{query}", site.port));
         if let Some(last) = last {
             request = request.header("Last-Event-ID", last);

@@ -164,7 +164,7 @@ fn a_snapshot_of_changes_has_what_its_reader_has_seen() {
     site.up();
     let changes = |port: u16, query: &str, seen: &str| {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
-        let agent: ureq::Agent = config.timeout_recv_body(Some(Duration::from_secs(60))).build().into();
+        let agent: ureq::Agent = config.timeout_recv_body(Some(Duration::from_secs(120))).build().into();
         let url = format!("http://127.0.0.1:{port}/v1/views/totals/changes{query}");
         let request = agent.get(url).header("Watershed-Cursor", seen);
         let answer = request.call().expect("an answer");
