@@ -53,6 +53,10 @@ fn what_several_nodes_write_while_they_copy_from_each_other_is_everywhere_once()
     for sum in sums {
         let fields: Vec<&str> = sum.split('|').collect();
         assert_eq!(fields[1], fields[2], "twice: {found}");
-        assert_eq!(fields[1].parse::<u64>().expect("a count"), fields[4].parse::<u64>().expect("a number") + 1, "{found}");
+        assert_eq!(
+            fields[1].parse::<u64>().expect("a count"),
+            fields[4].parse::<u64>().expect("a number") + 1,
+            "{found}"
+        );
     }
 }
