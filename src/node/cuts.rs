@@ -32,13 +32,16 @@ pub(super) async fn find(
             if !header.tables.iter().any(|fingerprint| named(*fingerprint)) {
                 continue;
             }
-            if logged.from == from && header.causation.as_deref() == Some(cut) {
-                let ops = scan_ops(logged.entry.changes_bytes()).map_err(|error| error.to_string())?;
-                if ops.iter().any(|(_, op)| *op == Op::Cut) {
-                    return Ok(Some(Cut { at: logged.position, changed }));
-                }
+            let is_named = logged.from == from && header.causation.as_deref() == Some(cut);
+            if !is_named && (changed || logged.from == from || Some(logged.from) == except) {
+                continue;
             }
-            changed |= logged.from != from && Some(logged.from) != except;
+            let ops = scan_ops(logged.entry.changes_bytes()).map_err(|error| error.to_string())?;
+            if is_named && ops.iter().any(|(_, op)| *op == Op::Cut) {
+                return Ok(Some(Cut { at: logged.position, changed }));
+            }
+            // A mark changes nothing.
+            changed |= logged.from != from && Some(logged.from) != except && ops.iter().any(|(_, op)| *op != Op::Cut);
         }
         if batch.next == next {
             break;

@@ -1,6 +1,6 @@
 //! The node's database as a view of its log: one task owns it, applies the log, replays lanes, and takes commands.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::wanted::only_ours;
 use crate::log::{Log, SourceError};
 use crate::model::{Cursor, Fingerprint, LinkId, LogId, Position, Row, TableDef, TableName, limits};
 use crate::stream::{FollowError, Follower, Step};
-use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, Settled, ViewError};
+use crate::view::{CopyChunk, CopyScope, Lane, LaneState, LaneView, ViewError};
 
 /// Between looks at a lane that waits for something that is not in the log.
 const LANE_POLL: Duration = Duration::from_millis(50);
@@ -49,6 +49,9 @@ pub enum Command {
     Announced(LinkId, TableName, Reply<()>),
     /// Moves a parked lane past the failing entry and has it replayed.
     Skip(TableName, Reply<()>),
+    /// A copy from that peer is given up, or nothing more of the peer is waited for after one. With `true` only as long as
+    /// nothing of the copy has been written.
+    Release(TableName, LinkId, bool, Reply<()>),
 }
 
 /// A copy whose chunks are all here.
@@ -152,9 +155,40 @@ pub struct Applying {
     pub busy: Option<String>,
     /// Tables that follow a peer, as last seen.
     pub follows: BTreeMap<LinkId, Vec<(TableName, Fingerprint)>>,
+    /// Tables whose copies have begun and have written nothing yet.
+    pub untouched: HashSet<TableName>,
+    /// Lanes that have been released: they are read from their start again.
+    pub released: Vec<TableName>,
 }
 
 impl Applying {
+    /// A view that stands where it stands.
+    pub fn new(
+        shared: Arc<Shared>,
+        database: Arc<Database>,
+        whose: Whose,
+        view: Box<dyn LaneView>,
+        commands: mpsc::Receiver<Command>,
+        replaced: Replaced,
+    ) -> Applying {
+        let (announcements, follows) = Default::default();
+        let (untouched, released, lost, busy) = Default::default();
+        Applying {
+            shared,
+            database,
+            whose,
+            view,
+            commands,
+            replaced,
+            announcements,
+            lost,
+            busy,
+            follows,
+            untouched,
+            released,
+        }
+    }
+
     /// Runs until the node stops or the view cannot go on.
     pub async fn run(mut self) {
         if let Err(error) = self.apply().await {
@@ -303,17 +337,24 @@ impl Applying {
             other => other?,
         };
         let lanes = self.view.lanes();
+        // Before the state is held: whoever holds the links may look at it.
+        let first: Vec<&TableName> = lanes
+            .iter()
+            .filter(|lane| matches!(lane.state, LaneState::Parked { before: None, .. }))
+            .map(|lane| &lane.table)
+            .filter(|table| self.is_to_be_copied(table))
+            .collect();
         let mut lanes_changed = false;
         self.database.state.send_if_modified(|state| {
             let (follows, torn) = (self.follows.clone(), self.view.torn());
             let new = ApplyState { applied, lanes: lanes.clone(), follows, torn, error: self.busy.clone(), stopped: false };
             lanes_changed = state.lanes != new.lanes;
             for lane in &new.lanes {
-                let LaneState::Parked { position, error, before, .. } = &lane.state else { continue };
+                let LaneState::Parked { position, error, .. } = &lane.state else { continue };
                 if state.lanes.iter().any(|known| known == lane) {
                     continue;
                 }
-                if before.is_none() && self.is_to_be_copied(&lane.table) {
+                if first.contains(&&lane.table) {
                     tracing::info!(table = %lane.table, "table {} waits for its first copy, which has what came before it", lane.table);
                 } else {
                     tracing::error!(
@@ -360,6 +401,7 @@ impl Applying {
                 self.later(reply, done)
             }
             Command::CopyChunk(chunk, scope, guard, reply) => {
+                self.untouched.remove(&chunk.table.name);
                 let done = self.view.copy_chunk(&chunk, &scope, &*guard).await;
                 self.later(reply, done)
             }
@@ -388,6 +430,10 @@ impl Applying {
                 let done = self.pass_over(&table).await;
                 self.later(reply, done)
             }
+            Command::Release(table, from, untouched, reply) => {
+                let done = self.release(&table, from, untouched).await;
+                self.later(reply, done)
+            }
         };
         self.publish().await?;
         answer();
@@ -398,76 +444,6 @@ impl Applying {
     fn later<T: Send + 'static>(&mut self, reply: Reply<T>, result: Result<T, ViewError>) -> Box<dyn FnOnce() + Send> {
         self.lost |= matches!(result, Err(ViewError::Lost(_)));
         Box::new(move || drop(reply.send(result)))
-    }
-
-    async fn announced(&mut self, link: LinkId, table: &TableName) -> Result<(), ViewError> {
-        *self.announcements.entry((link, table.clone())).or_default() += 1;
-        self.view.set_followed(link, table, None).await?;
-        self.look_at_followed(link).await?;
-        let lane = self.view.lanes().into_iter().find(|lane| lane.table == *table);
-        match lane {
-            Some(Lane { after, state: LaneState::Copying { from, received, .. }, .. }) if from == link => {
-                let state = LaneState::Copying { from, done: None, rows: 0, received };
-                self.view.set_lane(table, Some(Lane { table: table.clone(), after, state })).await
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn finish_copy(&mut self, finished: Finished) -> Result<(), ViewError> {
-        let Finished { table, from, under, settled, announcements, cut } = finished;
-        let now = self.announcements.get(&(from, table.clone())).copied().unwrap_or_default();
-        let lane = self.view.lanes().into_iter().find(|lane| lane.table == table);
-        let Some(lane) =
-            lane.filter(|lane| matches!(lane.state, LaneState::Copying { from: link, .. } if link == from))
-        else {
-            return Ok(());
-        };
-        if now != announcements {
-            tracing::info!(%table, "table {table} was to be copied anew while it was copied; it is copied again");
-            return Ok(());
-        }
-        // The lane first: a crash in between copies the table again; the other way round the lane would wait for ever.
-        // What came from others up to the cut is replayed, too; a copy in the same process has all of it.
-        let after = cut.filter(|_| self.whose == Whose::Copys).unwrap_or(lane.after);
-        let cut = cut.unwrap_or_default();
-        let state = LaneState::Replaying { settled: settled.map(|upto| Settled { from, upto, cut }) };
-        self.view.set_lane(&table, Some(Lane { table: table.clone(), after, state })).await?;
-        self.view.set_followed(from, &table, Some(under)).await?;
-        self.look_at_followed(from).await.map(drop)
-    }
-
-    async fn begin_copy(&mut self, table: TableName, from: LinkId, scope: CopyScope) -> Result<(), ViewError> {
-        let main = self.view.cursor().await?.map_or(Position::ZERO, |cursor| cursor.position);
-        // What the main cursor has passed over for a lane is still to be replayed. A parked lane is given up by its operator;
-        // but rows that were deleted in what it has missed would stay, where the copy removes none.
-        let standing = self.view.lanes().into_iter().find(|lane| lane.table == table);
-        let after = standing
-            .filter(|lane| scope != CopyScope::All || !matches!(lane.state, LaneState::Parked { .. }))
-            .map_or(main, |lane| lane.after.min(main));
-        // A copy that has ended in the meantime has noted that the table follows: the lane would wait for ever.
-        self.view.set_followed(from, &table, None).await?;
-        let received = match self.whose {
-            Whose::Nodes => self.shared.received(from).map(|cursor| cursor.position).unwrap_or_default(),
-            Whose::Copys => after,
-        };
-        let state = LaneState::Copying { from, done: None, rows: 0, received };
-        let lane = Lane { table: table.clone(), after, state };
-        self.view.set_lane(&table, Some(lane)).await
-    }
-
-    async fn pass_over(&mut self, table: &TableName) -> Result<(), ViewError> {
-        let lane = self.view.lanes().into_iter().find(|lane| lane.table == *table);
-        let Some(lane) = lane else { return Err(ViewError::Failed(format!("table {table} is not parked"))) };
-        let LaneState::Parked { position, .. } = lane.state else {
-            return Err(ViewError::Failed(format!("table {table} is not parked")));
-        };
-        let resumed = lane.resumed();
-        if matches!(resumed.state, LaneState::Copying { .. }) {
-            let why = format!("the copy of table {table} failed, and no entry can be passed over: mend it and retry");
-            return Err(ViewError::Failed(why));
-        }
-        self.view.set_lane(table, Some(Lane { after: position, ..resumed })).await
     }
 }
 

@@ -44,8 +44,8 @@ impl LaneReaders {
 impl Applying {
     /// Replays lanes that are ready; true when one moved.
     pub(super) async fn replay(&mut self, log: &dyn Log, readers: &mut LaneReaders) -> Result<bool, FollowError> {
-        let lanes = self.view.lanes();
-        readers.0.retain(|(table, _)| lanes.iter().any(|lane| lane.table == *table));
+        let (lanes, released) = (self.view.lanes(), std::mem::take(&mut self.released));
+        readers.0.retain(|(table, _)| lanes.iter().any(|lane| lane.table == *table) && !released.contains(table));
         readers.1.retain(|table, _| lanes.iter().any(|lane| lane.table == *table));
         if lanes.iter().any(|lane| matches!(lane.state, LaneState::Replaying { .. })) {
             // A lane joins the main cursor as it will be when everything given is there.

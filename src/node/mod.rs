@@ -17,6 +17,7 @@ mod fell_out;
 mod files;
 mod folder;
 mod host;
+mod lane_orders;
 mod lane_status;
 mod lanes;
 mod offers;

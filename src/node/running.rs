@@ -1,6 +1,6 @@
 //! Starting and stopping a node: its log, its database, its links, in that order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc as std_mpsc};
 
 use tokio::runtime::Handle;
@@ -11,7 +11,7 @@ use super::book::Book;
 use super::capture::{CaptureCommand, Capturing};
 use super::certificate::ServerTls;
 use super::copies;
-use super::database::{ApplyState, Applying, Command, Database, Whose, other_log};
+use super::database::{ApplyState, Applying, Command, Database, Replaced, Whose, other_log};
 use super::feeds::{Feeds, MirrorSettings};
 use super::folder::Folder;
 use super::host::NodeHost;
@@ -168,18 +168,7 @@ impl Node {
     ) -> Result<(), NodeError> {
         let shared = self.shared.clone();
         let Some(own) = shared.database.clone() else { return Ok(()) };
-        let applying = Applying {
-            shared: shared.clone(),
-            database: own,
-            whose: Whose::Nodes,
-            view: opened.view,
-            commands,
-            replaced: Default::default(),
-            announcements: HashMap::new(),
-            lost: false,
-            busy: None,
-            follows: Default::default(),
-        };
+        let applying = Applying::new(shared.clone(), own, Whose::Nodes, opened.view, commands, Replaced::default());
         shared.tasks.spawn(applying.run());
         let (to_capture, orders) = std_mpsc::channel();
         let (store, runtime, changed) = (database.store.clone(), Handle::current(), shared.clone());

@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::database::{Command, Database};
+use super::database::Command;
 use super::outgoing::stopped_copying;
 use super::shared::{PeerCopy, Shared};
 use crate::model::{Cursor, Fingerprint, LinkId, Position, Row, TableName, limits};
 use crate::peer::{Control, CopyMessage, Refusal, Role};
 use crate::stream::{FilterError, Sieve};
-use crate::view::{Chunk, Lane, LaneState, TableReader};
+use crate::view::{Chunk, LaneState, TableReader};
 
 /// How long a chunk waits for the sender's own apply and capture.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -191,9 +191,20 @@ impl Serving {
         let contained = chunk.cursor;
         let mut message = message(&shared, &table, sieve, asked, chunk, under).await?;
         if let CopyMessage::Chunk { upto: None, cut: Some(cut), .. } = &message
-            && let Err(why) = super::cuts::check(&shared, &table, contained, cut, Some(link)).await
+            && let Err(why) = super::cuts::check(
+                &shared,
+                &table,
+                contained,
+                cut,
+                shared.policy.ownership.is_one(&table).then_some(link),
+            )
+            .await
         {
-            give_way(database, &table, link).await;
+            // Of two nodes that copy a table without a key from each other, neither can give what others have changed since
+            // its own copy began: here that is given up, as long as nothing of it has come, and begins again later.
+            if let Err(error) = database.ask(|reply| Command::Release(table.clone(), link, true, reply)).await {
+                tracing::warn!(%table, "{error}");
+            }
             return Err(why.into());
         }
         if let (CopyMessage::Chunk { table, .. }, Role::Child) = (&mut message, role) {
@@ -215,19 +226,6 @@ impl Serving {
         let chunk = reader.read_lines(&self.table, after, self.rows, bytes).await?;
         self.reader = Some(reader);
         Ok(chunk)
-    }
-}
-
-/// Of two nodes that copy a table without a key from each other, neither can give what others have changed since its own
-/// copy began: here that is given up, as long as nothing of it has come, and begins again later.
-async fn give_way(database: &Database, table: &TableName, asking: LinkId) {
-    let Some(lane) = database.lane(table) else { return };
-    if !matches!(lane.state, LaneState::Copying { from, done: None, .. } if from == asking) {
-        return;
-    }
-    let on = Some(Lane { state: LaneState::Replaying { settled: None }, ..lane });
-    if let Err(error) = database.ask(|reply| Command::SetLane(table.clone(), on, reply)).await {
-        tracing::warn!(%table, "{error}");
     }
 }
 

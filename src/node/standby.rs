@@ -65,18 +65,8 @@ impl Standby {
             }
         };
         let replaced = Replaced::default();
-        let applying = Applying {
-            shared: shared.clone(),
-            database: database.clone(),
-            whose: Whose::Copys,
-            view: Box::new(Announced::new(view, &settings, &shared, replaced.clone())),
-            commands,
-            replaced,
-            announcements: HashMap::new(),
-            lost: false,
-            busy: None,
-            follows: BTreeMap::new(),
-        };
+        let view = Box::new(Announced::new(view, &settings, &shared, replaced.clone()));
+        let applying = Applying::new(shared.clone(), database.clone(), Whose::Copys, view, commands, replaced);
         shared.tasks.spawn(applying.run());
         let copying = Copying { settings, database, shared: shared.clone() };
         tokio::select! {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::copies::{Routes, lock};
 use super::database::Command;
 use super::shared::Shared;
-use crate::model::{LinkId, Row, TableName, limits};
+use crate::model::{LinkId, Position, Row, TableName, limits};
 use crate::peer::{LinkHandle, Offer, Role};
 use crate::view::{CopyScope, Lane, LaneState, Settled};
 
@@ -126,18 +126,20 @@ impl Absent {
 async fn release_forgotten(shared: &Shared, lanes: &[Lane], given_up: impl Fn(&TableName, LinkId, bool) -> bool) {
     let Some(database) = &shared.database else { return };
     for lane in lanes {
-        let replacement = match &lane.state {
+        let from = match &lane.state {
             LaneState::Copying { from, done, .. }
                 if shared.book.name_of(from.0).is_none() || given_up(&lane.table, *from, done.is_some()) =>
             {
-                Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
+                *from
             }
-            LaneState::Replaying { settled: Some(Settled { from, .. }) } if shared.book.name_of(from.0).is_none() => {
-                Some(Lane { state: LaneState::Replaying { settled: None }, ..lane.clone() })
+            LaneState::Replaying { settled: Some(Settled { from, upto, .. }) }
+                if *upto != Position::ZERO && shared.book.name_of(from.0).is_none() =>
+            {
+                *from
             }
             _ => continue,
         };
-        if let Err(error) = database.ask(|reply| Command::SetLane(lane.table.clone(), replacement, reply)).await {
+        if let Err(error) = database.ask(|reply| Command::Release(lane.table.clone(), from, false, reply)).await {
             tracing::warn!(table = %lane.table, "{error}");
         }
     }

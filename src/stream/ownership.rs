@@ -54,6 +54,15 @@ impl Ownership {
         self.owners.get(table)
     }
 
+    /// Whether each row of the table has one owner: of several nodes that own a table, which wrote a row is not known.
+    pub fn is_one(&self, table: &TableName) -> bool {
+        match self.of(table) {
+            Some(Owner::By(_)) => true,
+            Some(Owner::Nodes(nodes)) => nodes.len() == 1,
+            None => false,
+        }
+    }
+
     /// Whether any owner is told by an expression.
     pub fn has_expressions(&self) -> bool {
         self.owners.values().any(|owner| matches!(owner, Owner::By(_)))

@@ -7,6 +7,8 @@ use super::postgres::CLUSTER;
 use super::site::{Ground, Site, wait_equal};
 
 const SENT: &str = "tables = [\"notes\"]\n";
+/// Rows that each has before it is linked.
+const BEFORE: u64 = 5_000;
 const OWNED: &str = "[table.notes]\nowner_by = \"row.site\"\n";
 
 /// Writes rows of its own, one commit after the other, until it is told to stop.
@@ -28,6 +30,10 @@ fn what_several_nodes_write_while_they_copy_from_each_other_is_everywhere_once()
     for (site, parent) in sites.iter_mut().zip(ports) {
         let up = if parent.is_some() { format!("[send.parent]\n{SENT}") } else { String::new() };
         site.configure(parent, &format!("{up}[send.children]\n{SENT}{OWNED}"));
+    }
+    // More than comes in one piece.
+    for site in &sites {
+        site.sql(&format!("insert into notes select '{}', -n from generate_series(1, {BEFORE}) n", site.name));
     }
     let stop = AtomicBool::new(false);
     for site in &mut sites {
@@ -55,7 +61,7 @@ fn what_several_nodes_write_while_they_copy_from_each_other_is_everywhere_once()
         assert_eq!(fields[1], fields[2], "twice: {found}");
         assert_eq!(
             fields[1].parse::<u64>().expect("a count"),
-            fields[4].parse::<u64>().expect("a number") + 1,
+            fields[4].parse::<u64>().expect("a number") + 1 + BEFORE,
             "{found}"
         );
     }
