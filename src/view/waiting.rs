@@ -112,6 +112,9 @@ struct Part {
     reached: Position,
     /// Nobody is answered from below: it has been seen, or was durable in the log before.
     floor: Position,
+    /// Answers had as much: what was committed is told a moment later. Nobody waits for that, but what was lost of it has to come
+    /// again.
+    shown: Position,
     waiting: BTreeMap<(Position, u64), oneshot::Sender<Told>>,
 }
 
@@ -200,7 +203,23 @@ impl Waiters {
     pub fn back_to(&self, log: LogId, there: Position) {
         if let Some(part) = self.lock().parts.get_mut(&log) {
             part.reached = part.reached.min(there);
+            part.floor = part.floor.max(part.shown);
         }
+    }
+
+    /// Somebody is about to be answered from there: from then on nobody is from below.
+    pub fn shows(&self, cursors: &[Cursor]) {
+        let mut state = self.lock();
+        for at in cursors {
+            if let Some(part) = state.parts.get_mut(&at.log) {
+                part.shown = part.shown.max(at.position);
+            }
+        }
+    }
+
+    /// What every answer has to have, with what was shown before it was known to have come.
+    pub fn shown(&self) -> Needed {
+        self.lock().parts.iter().map(|(log, part)| (*log, part.floor.max(part.shown))).collect()
     }
 
     /// How far the view has come in that log.
@@ -303,7 +322,7 @@ impl Drop for Place<'_> {
         let mut state = self.waiters.lock();
         let Some(part) = state.parts.get_mut(&self.log) else { return };
         let gave_up = part.waiting.remove(&self.key).is_some();
-        let is_blank = part.waiting.is_empty() && part.reached.max(part.floor) == Position::ZERO;
+        let is_blank = part.waiting.is_empty() && part.reached.max(part.floor).max(part.shown) == Position::ZERO;
         if gave_up {
             state.waiting -= 1;
         }
@@ -406,6 +425,18 @@ mod tests {
         let nothing = Needed::new();
         let (met, ()) = tokio::join!(waiters.wait(&nothing), async { waiters.reached(at(1, 9)) });
         assert_eq!(met, Ok(()));
+    }
+
+    #[test]
+    fn what_was_shown_before_it_was_told_has_to_come_again_once_it_is_lost() {
+        let waiters = Waiters::default();
+        waiters.reached(at(1, 4));
+        waiters.shows(&[at(1, 6), at(2, 9)]);
+        assert_eq!((waiters.has(&Needed::new()), waiters.shown()), (true, needed(&[(1, 6)])));
+        waiters.back_to(LogId(1), Position(4));
+        assert!(!waiters.has(&Needed::new()), "6 was shown");
+        waiters.reached(at(1, 6));
+        assert!(waiters.has(&Needed::new()));
     }
 
     #[tokio::test]

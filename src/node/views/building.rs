@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::following::{Following, RETRY};
-use super::keeper::{Keeper, Standing, are_elsewhere, cursors, opening};
+use super::following::Following;
+use super::keeper::{Again, Keeper, Standing, are_elsewhere, cursors, opening};
 use super::part::End;
 use super::status::what_to_do;
 use crate::model::{Batch, Cursor, Position, limits};
@@ -11,9 +11,35 @@ use crate::node::feeds::Feed;
 use crate::view::{ViewError, ViewStore};
 
 impl Keeper {
-    /// Begins to build what is wanted beside what answers; what was being built is given up.
+    /// After definitions were taken up: what is built of another one than the wanted one is given up, that one is built if it does
+    /// not answer, and a build that is stuck is tried again.
+    pub(super) async fn settle(&mut self, standing: &mut Standing) {
+        let wanted = self.builds.wanted();
+        let other = standing.building.as_ref().is_some_and(|building| building.store.definition() != wanted);
+        let changed = other || !Arc::ptr_eq(&self.builds, &standing.by);
+        if changed {
+            (standing.by, standing.again) = (self.builds.clone(), None);
+            (standing.unbuilt, standing.unswitched) = (0, 0);
+        }
+        let stuck = self.view.figures().building_trouble.is_some();
+        match self.is_wanted(standing) {
+            false if changed || stuck || standing.building.is_none() => self.build(standing, false).await,
+            true if changed => {
+                self.give_up(standing).await;
+                self.drop_build().await;
+            }
+            // What was ordered to be built afresh.
+            true if stuck => self.build(standing, false).await,
+            _ => {}
+        }
+    }
+
+    /// Begins to build what is wanted beside what answers; what was being built is given up. What was once to begin with nothing
+    /// does so also when it is tried again.
     pub(super) async fn build(&mut self, standing: &mut Standing, afresh: bool) {
         self.give_up(standing).await;
+        standing.by = self.builds.clone();
+        let afresh = afresh || standing.again.is_some_and(|again| again.afresh);
         match self.begun(&standing.feed, afresh).await {
             Ok((store, over)) => {
                 tracing::info!("the view {} is built by its new definition {}", self.view.name, store.definition());
@@ -21,13 +47,12 @@ impl Keeper {
                 standing.again = None;
             }
             Err(error) => {
-                let failed = standing.again.map_or(1, |(_, failed)| failed + 1);
+                let failed = standing.again.map_or(1, |again| again.failed + 1);
                 let trouble = opening(&error);
                 if failed == 1 {
                     tracing::error!("the view {} cannot be built by its definition: {error}", self.view.name);
                 }
-                let wait = RETRY.wait(failed, trouble.kind == "away", rand::random());
-                standing.again = Some((tokio::time::Instant::now() + wait, failed));
+                standing.again = Some(Again::after(failed, trouble.kind == "away", afresh));
                 self.view.figures().building_trouble = Some(trouble);
             }
         }
@@ -75,8 +100,7 @@ impl Keeper {
             End::Lost(why) => {
                 self.give_up(standing).await;
                 standing.unbuilt += 1;
-                let wait = RETRY.wait(standing.unbuilt, true, rand::random());
-                standing.again = Some((tokio::time::Instant::now() + wait, standing.unbuilt));
+                standing.again = Some(Again::after(standing.unbuilt, true, false));
                 self.view.figures().building_trouble = Some(opening(&ViewError::Lost(why)));
                 return;
             }
@@ -99,6 +123,11 @@ impl Keeper {
     /// What is built takes the place of what answers, if it has nearly everything.
     pub(super) async fn replace(&mut self, standing: &mut Standing) {
         let Some(mut building) = standing.building.take() else { return };
+        // What nobody wants any more does not answer.
+        if building.store.definition() != self.builds.wanted() {
+            standing.building = Some(building);
+            return self.settle(standing).await;
+        }
         let far = building.left() > limits::VIEW_SWITCH_ENTRIES || !building.has_begun(self.first().is_some());
         if far || self.view.figures().building_trouble.is_some() {
             standing.building = Some(building);
@@ -140,12 +169,14 @@ impl Keeper {
                 self.goes_on();
                 self.lost_at.clear();
                 standing.live = self.follow(&standing.feed, store, None).await;
-                (standing.saved, standing.elsewhere, standing.unbuilt) = (old, false, 0);
+                (standing.saved, standing.elsewhere) = (old, false);
+                (standing.unbuilt, standing.unswitched) = (0, 0);
             }
             Err(error) => {
                 tracing::error!("the view {} is not switched: {error}; it is tried again", self.view.name);
-                let failed = standing.again.map_or(1, |(_, failed)| failed + 1);
-                standing.again = Some((tokio::time::Instant::now() + RETRY.wait(failed, true, rand::random()), failed));
+                // Each attempt has what answers stand still for a while.
+                standing.unswitched += 1;
+                standing.again = Some(Again::after(standing.unswitched, true, false));
                 self.again(standing).await;
             }
         }

@@ -24,6 +24,9 @@ use crate::view::{Needed, View, ViewError, ViewStore, Waiters};
 /// Between attempts at a store that is away.
 pub(super) const RETRY: Retry = Retry { first: Duration::from_millis(200), max: Duration::from_secs(10) };
 
+/// Between two looks at how far a build has come that somebody waits for.
+const STEP: Duration = Duration::from_millis(10);
+
 /// A build, and what follows for it.
 pub(super) struct Following {
     pub store: Arc<dyn ViewStore>,
@@ -150,11 +153,12 @@ impl Following {
     }
 
     /// Stops: nothing is given to the store by this any more on return. Who does not end in time is broken off, as a crash
-    /// would: what was not committed comes again.
-    pub(super) async fn end(&mut self) {
+    /// would: what was not committed comes again. Whether nobody was.
+    pub(super) async fn end(&mut self) -> bool {
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(limits::VIEW_SWITCH_WAIT, ended).await.is_err() {
+        let in_time = tokio::time::timeout(limits::VIEW_SWITCH_WAIT, ended).await.is_ok();
+        if !in_time {
             self.tasks.shutdown().await;
         }
         if let Some(mut publisher) = self.publisher.take()
@@ -163,6 +167,7 @@ impl Following {
             // What it has given to the log goes on; whoever publishes next waits for that.
             publisher.abort();
         }
+        in_time
     }
 
     /// How far each partition has come.
@@ -195,6 +200,8 @@ impl Following {
                 () = self.stop.cancelled() => return self.has(needed),
                 () = tokio::time::sleep_until(until) => return self.has(needed),
                 () = self.caught_up() => {}
+                // Under a log that moves there is always more to read.
+                () = tokio::time::sleep(STEP) => {}
             }
         }
         true
@@ -377,5 +384,67 @@ impl One {
             FollowError::OtherLog { .. } => Broken::Ends(End::Parted(error.to_string())),
             other => failed(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::log::memory::MemoryLog;
+    use crate::model::Fingerprint;
+    use crate::view::{Answer, AskError, Bounds, Question, StateDigest};
+
+    /// Nobody gives it anything.
+    struct Idle;
+
+    fn none() -> ViewError {
+        ViewError::Failed("it does nothing".into())
+    }
+
+    #[async_trait]
+    impl ViewStore for Idle {
+        fn definition(&self) -> Fingerprint {
+            Fingerprint(1)
+        }
+
+        async fn part(&self, _: LogId) -> Result<Box<dyn View>, ViewError> {
+            Err(none())
+        }
+
+        async fn cursors(&self) -> Result<Vec<Cursor>, ViewError> {
+            Err(none())
+        }
+
+        async fn ask(&self, _: &Question, _: &Bounds) -> Result<Answer, AskError> {
+            Err(AskError::Failed("it does nothing".into()))
+        }
+
+        async fn digest(&self) -> Result<StateDigest, ViewError> {
+            Err(none())
+        }
+
+        async fn pass_over(&self, _: Cursor) -> Result<(), ViewError> {
+            Err(none())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_build_is_there_when_it_has_come_that_far_though_its_log_goes_on() {
+        let log: Arc<dyn crate::log::Log> = Arc::new(MemoryLog::new());
+        let board = Arc::new(PartBoard::new(0, log.clone()));
+        let nothing = Following::nothing(Arc::new(Idle), &CancellationToken::new());
+        let following = Following { parts: Arc::new(vec![board.clone()]), ..nothing };
+        let needed: Needed = [(log.id(), Position(5))].into();
+        let at = Cursor { position: Position(7), ..log.cursor_at(Position::ZERO) };
+        // It never says that it has nothing more to read.
+        let moves = async {
+            tokio::task::yield_now().await;
+            board.state().cursor = Some(at);
+        };
+        let waited = async { tokio::join!(following.wait(&needed, Duration::from_secs(3600)), moves) };
+        let waited = tokio::time::timeout(Duration::from_secs(60), waited).await;
+        assert!(waited.is_ok_and(|(there, ())| there), "it is waited for as long as may be");
     }
 }

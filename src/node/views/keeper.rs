@@ -29,6 +29,8 @@ pub(super) struct Keeper {
     pub lost_at: Vec<LostAt>,
     /// What came while the store was opened anew, and is done once it is.
     put_off: Vec<Order>,
+    /// Definitions were taken up while the store was opened: once it is, what is built is compared with what is wanted.
+    taken_up: bool,
 }
 
 /// What answers, and what is to take its place.
@@ -38,8 +40,10 @@ pub(super) struct Standing {
     /// What the store has is of a log that is not there any more: nothing is followed, and nobody is answered by it.
     pub elsewhere: bool,
     pub building: Option<Following>,
+    /// By these it is built.
+    pub by: Arc<dyn ViewBuilds>,
     /// The build is tried again then.
-    pub again: Option<(tokio::time::Instant, u32)>,
+    pub again: Option<Again>,
     pub persisted: Instant,
     /// What of a state in memory would be there after a crash.
     pub saved: Needed,
@@ -47,6 +51,25 @@ pub(super) struct Standing {
     pub lost: (u32, u64),
     /// How often in a row what is built was lost.
     pub unbuilt: u32,
+    /// How often in a row what is built could not take the place of what answers.
+    pub unswitched: u32,
+}
+
+/// A further attempt at a build.
+#[derive(Clone, Copy)]
+pub(super) struct Again {
+    pub at: tokio::time::Instant,
+    /// How many there were.
+    pub failed: u32,
+    /// It is to begin with nothing, as was ordered.
+    pub afresh: bool,
+}
+
+impl Again {
+    /// After so many that failed, in a row.
+    pub(super) fn after(failed: u32, passes: bool, afresh: bool) -> Again {
+        Again { at: tokio::time::Instant::now() + RETRY.wait(failed, passes, rand::random()), failed, afresh }
+    }
 }
 
 /// A store, and how far it has come.
@@ -59,7 +82,7 @@ impl Keeper {
         let builds = view.builds.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let stop = shared.stop.clone();
         let (view, shared) = (view.clone(), shared.clone());
-        Some(Keeper { view, builds, shared, inbox, stop, lost_at: Vec::new(), put_off: Vec::new() })
+        Some(Keeper { view, builds, shared, inbox, stop, lost_at: Vec::new(), put_off: Vec::new(), taken_up: false })
     }
 
     /// Runs until the node stops.
@@ -75,9 +98,15 @@ impl Keeper {
         format!("view {}", self.view.name)
     }
 
-    pub(super) fn wants(&mut self, builds: Arc<dyn ViewBuilds>) {
+    /// From now on this is wanted; whether it is something else than before. If it is not, the builds stay those that they were:
+    /// they know of what is being built.
+    pub(super) fn wants(&mut self, builds: Arc<dyn ViewBuilds>) -> bool {
+        if builds.wanted() == self.builds.wanted() {
+            return false;
+        }
         *self.view.builds.lock().unwrap_or_else(PoisonError::into_inner) = builds.clone();
         self.builds = builds;
+        true
     }
 
     /// What answers, once the store gives it; at once, unless it was `lost` so often in a row.
@@ -131,6 +160,7 @@ impl Keeper {
             (Order::TakeUp(builds), _) => {
                 self.wants(builds);
                 self.lost_at.clear();
+                self.taken_up = true;
             }
             (Order::Rebuild { reply, .. } | Order::PassOver { reply, .. }, Some(why)) => refuse(reply, why),
             (order, None) => self.put_off.push(order),
@@ -156,11 +186,13 @@ impl Keeper {
             live,
             elsewhere,
             building: None,
+            by: self.builds.clone(),
             again: None,
             persisted: Instant::now(),
             saved,
             lost: (0, 0),
             unbuilt: 0,
+            unswitched: 0,
         };
         match self.is_wanted(&standing) {
             false => self.build(&mut standing, false).await,
@@ -256,9 +288,7 @@ impl Keeper {
         let mut looks = tokio::time::interval(limits::VIEW_LOOK_INTERVAL);
         let mut made = self.shared.feeds.made();
         loop {
-            for order in std::mem::take(&mut self.put_off) {
-                self.obey(&mut standing, order).await;
-            }
+            self.make_up_for(&mut standing).await;
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 (number, end) = standing.live.ended() => self.stopped(&mut standing, number, end).await,
@@ -286,6 +316,18 @@ impl Keeper {
         }
         if let Err(error) = standing.live.store.persist().await {
             tracing::error!("the view {} is not saved: {error}; it is made again from its log", self.view.name);
+        }
+    }
+
+    /// Does what came while the store was opened.
+    async fn make_up_for(&mut self, standing: &mut Standing) {
+        while !self.stop.is_cancelled() && (self.taken_up || !self.put_off.is_empty()) {
+            if std::mem::take(&mut self.taken_up) {
+                self.settle(standing).await;
+            }
+            for order in std::mem::take(&mut self.put_off) {
+                self.obey(standing, order).await;
+            }
         }
     }
 

@@ -21,7 +21,7 @@ impl Keeper {
                 () = self.stop.cancelled() => return None,
                 changed = made.changed() => if changed.is_err() { return None },
                 order = self.inbox.recv() => match order? {
-                    Order::TakeUp(builds) => self.wants(builds),
+                    Order::TakeUp(builds) => { self.wants(builds); }
                     Order::Rebuild { reply, .. } | Order::PassOver { reply, .. } => refuse(reply, "its log is not there yet"),
                 },
             }

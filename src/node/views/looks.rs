@@ -47,7 +47,7 @@ impl Keeper {
                 tracing::debug!("the build of the view {} is not saved: {error}", self.view.name);
             }
         }
-        if standing.again.is_some_and(|(at, _)| at <= tokio::time::Instant::now()) {
+        if standing.again.is_some_and(|again| again.at <= tokio::time::Instant::now()) {
             self.build(standing, false).await;
         } else if standing.building.is_some() {
             self.replace(standing).await;

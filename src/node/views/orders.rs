@@ -5,7 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use super::following::{Following, LostAt};
+use super::following::LostAt;
 use super::keeper::{Keeper, Standing};
 use super::record::PassedOver;
 use super::viewed::{Trouble, Viewed};
@@ -88,12 +88,13 @@ impl Keeper {
         builds: Arc<dyn ViewBuilds>,
         with_skipped: bool,
     ) -> Result<String, OrderRefused> {
-        if builds.wanted() != self.builds.wanted() {
-            self.wants(builds);
-        }
         if with_skipped {
             let noted = tokio::task::block_in_place(|| self.view.record.take_back());
             noted.map_err(|error| OrderRefused::Failed(format!("it cannot be noted: {error}")))?;
+        }
+        if self.wants(builds) {
+            standing.again = None;
+            (standing.unbuilt, standing.unswitched) = (0, 0);
         }
         if standing.live.store.is_broken() {
             self.lost_at.clear();
@@ -107,23 +108,8 @@ impl Keeper {
     }
 
     async fn take_up(&mut self, standing: &mut Standing, builds: Arc<dyn ViewBuilds>) {
-        let changed = builds.wanted() != self.builds.wanted();
-        if changed {
-            self.wants(builds);
-            standing.unbuilt = 0;
-        }
-        let stuck = self.view.figures().building_trouble.is_some();
-        match self.is_wanted(standing) {
-            false if changed || stuck || standing.building.is_none() => self.build(standing, false).await,
-            true if changed => {
-                self.give_up(standing).await;
-                standing.again = None;
-                self.drop_build().await;
-            }
-            // What was ordered to be built afresh.
-            true if stuck => self.build(standing, false).await,
-            _ => {}
-        }
+        self.wants(builds);
+        self.settle(standing).await;
         // It may be on its way to where it stopped.
         if self.view.figures().trouble.is_some() || !self.lost_at.is_empty() {
             self.lost_at.clear();
@@ -161,11 +147,15 @@ impl Keeper {
         let definition = if is_live { standing.live.store.definition() } else { self.builds.wanted() };
         let one = PassedOver::new(partition, cursor, definition, trouble.why.clone());
         // A build that has taken it is not what one is that passes over it: it begins again.
-        let before = |building: &Following| building.parts.get(partition).is_some_and(|at| at.position() < position);
-        let goes_on = standing.building.as_ref().is_some_and(before);
+        let goes_on = stands_before(standing, cursor).await;
         // With this it is ordered: whoever comes to the entry from here on passes over it, also after a crash.
-        tokio::task::block_in_place(|| self.view.record.add(one, is_live, goes_on))
-            .map_err(|error| OrderRefused::Failed(format!("it cannot be noted: {error}")))?;
+        let noted = tokio::task::block_in_place(|| self.view.record.add(one, is_live, goes_on));
+        if let Err(error) = noted {
+            if standing.building.is_some() {
+                self.build(standing, false).await;
+            }
+            return Err(OrderRefused::Failed(format!("it cannot be noted: {error}")));
+        }
         tracing::warn!("the view {name} passes over position {position} of partition {partition}, as ordered");
         if is_live {
             self.step_over(standing, cursor).await;
@@ -207,4 +197,13 @@ impl Keeper {
         }
         self.again(standing).await;
     }
+}
+
+/// Ends what is built; whether that has certainly not come to a place: while it is followed, its store may have more than it has
+/// told.
+async fn stands_before(standing: &mut Standing, place: Cursor) -> bool {
+    let Some(building) = &mut standing.building else { return false };
+    let is_still = building.end().await;
+    let Ok(reached) = building.store.cursors().await else { return false };
+    is_still && reached.iter().filter(|at| at.log == place.log).all(|at| at.position < place.position)
 }

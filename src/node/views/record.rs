@@ -214,12 +214,13 @@ impl Record {
         })
     }
 
-    /// Builds that begin from now on take what was passed over before. Blocks.
+    /// Builds that begin from now on take what was passed over before; what is being built begins again. Blocks.
     pub(super) fn take_back(&self) -> std::io::Result<()> {
         let now = Timestamp::now().to_string();
         self.change(|noted| {
             let standing = noted.passed_over.iter_mut().filter(|one| one.taken_back.is_none());
             standing.for_each(|one| one.taken_back = Some(now.clone()));
+            noted.building = None;
         })
     }
 
@@ -290,11 +291,16 @@ mod tests {
         let record = again(dir.path());
         assert!(record.is_taken_back() && record.over_live() == [at(3), at(5)]);
         assert_eq!(record.begins(NEW).expect("noted"), []);
+        record.add(one(9), false, true).expect("noted");
+        assert_eq!(again(dir.path()).over_building(NEW), Some(vec![at(9)]));
+        record.take_back().expect("noted");
+        assert_eq!(again(dir.path()).over_building(NEW), None, "what was built without it is not gone on with");
+        assert_eq!(record.begins(NEW).expect("noted"), []);
         record.switched().expect("noted");
         let record = again(dir.path());
         assert!(!record.is_taken_back() && record.over_live().is_empty());
         let all = record.all();
-        assert!(all.len() == 2 && all.iter().all(|one| one.taken_back.is_some() && !one.in_effect), "{all:?}");
+        assert!(all.len() == 3 && all.iter().all(|one| one.taken_back.is_some() && !one.in_effect), "{all:?}");
     }
 
     #[test]

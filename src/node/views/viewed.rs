@@ -210,7 +210,13 @@ impl Viewed {
         bounds: &Bounds,
     ) -> Result<Told<Answer>, Unanswered> {
         let until = tokio::time::Instant::now() + asked.timeout;
-        let ready = self.ready(shared, asked, until).await?;
+        let mut ready = self.ready(shared, asked, until).await?;
+        if !ready.stale {
+            for (log, position) in self.waiters.shown() {
+                let known = ready.needed.entry(log).or_insert(position);
+                *known = position.max(*known);
+            }
+        }
         loop {
             let Some(live) = self.live.read().await.clone() else {
                 self.again(until).await?;
@@ -226,6 +232,7 @@ impl Viewed {
             };
             // A store that has been set back has less for a moment than it had when it was looked at.
             if covers(&answer.cursors, &ready.needed) {
+                self.waiters.shows(&answer.cursors);
                 let cursor = self.cursor(&answer.cursors);
                 return Ok(Told { what: answer, cursor, stale: ready.stale });
             }

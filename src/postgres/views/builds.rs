@@ -208,8 +208,13 @@ impl PgViews {
         self.remove(client, &replaced).await?;
         client.batch_execute("BEGIN").await?;
         alone(client, name).await?;
-        if meta::found(client, &building).await? == Found::Nothing {
-            return Err(Trouble::failed(format!("there is no build in schema {building}")));
+        match meta::found(client, &building).await? {
+            Found::View(meta) if meta.fingerprint == self.wanted() => {}
+            Found::View(_) => {
+                return Err(Trouble::failed(format!("schema {building} is a build of another definition")));
+            }
+            Found::Nothing => return Err(Trouble::failed(format!("there is no build in schema {building}"))),
+            Found::Foreign => return Err(Trouble::failed(format!("schema {building} is somebody else's"))),
         }
         let is_there = match meta::found(client, name).await? {
             Found::Nothing => false,

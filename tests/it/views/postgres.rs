@@ -359,6 +359,8 @@ async fn a_changed_definition_takes_the_place_of_the_old_one() {
     part.apply(&feed.batch(0, 1).await).await.expect("takes it");
     let error = second.switch().await.map(drop).expect_err("it has not come as far").to_string();
     assert!(error.contains("has come to 1"), "{error}");
+    let error = first.switch().await.map(drop).expect_err("it is of what the other one wants").to_string();
+    assert!(error.contains("a build of another definition"), "{error}");
     let build = second.build(false).await.expect("opens again, as far as it had come");
     assert_eq!(build.cursors().await.expect("read")[0].position, Position(1));
     feed.order("ada", 3).await;

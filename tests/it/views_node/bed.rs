@@ -32,6 +32,14 @@ pub struct Faults {
     pub build_fails_at: AtomicU64,
     /// Only what answers.
     pub live_fails_at: AtomicU64,
+    /// It has taken what it was given, and does not say so.
+    pub lingers: AtomicBool,
+    /// How often somebody has waited because it is held or lingers.
+    pub waits: AtomicU64,
+    /// No build can begin.
+    pub build_refused: AtomicBool,
+    /// So many times a build cannot take the place of what answers.
+    pub switch_refused: AtomicU64,
 }
 
 #[derive(Clone, Default)]
@@ -55,6 +63,12 @@ pub struct Place {
     pub faults: Arc<Faults>,
     live: Mutex<Option<Arc<Kept>>>,
     build: Mutex<Option<Arc<Kept>>>,
+    /// How often what answers was not there when it was opened.
+    pub not_there: AtomicU64,
+    /// How many builds began with nothing.
+    pub begun: AtomicU64,
+    /// The definitions of those that have taken the place of what answers.
+    pub switched: Mutex<Vec<u64>>,
     /// The definition as its file has it.
     pub wanted: AtomicU64,
 }
@@ -72,8 +86,8 @@ impl Place {
         (state.count, state.sum) = (to as i64, (1..=to as i64).sum());
     }
 
-    fn kept(&self, is_build: bool) -> Arc<Kept> {
-        let (definition, faults) = (self.wanted.load(Ordering::SeqCst), self.faults.clone());
+    fn kept(&self, is_build: bool, definition: u64) -> Arc<Kept> {
+        let faults = self.faults.clone();
         Arc::new(Kept { definition, is_build: is_build.into(), state: Mutex::default(), faults })
     }
 }
@@ -88,22 +102,33 @@ impl ViewBuilds for Builds {
 
     async fn live(&self) -> Result<Arc<dyn ViewStore>, ViewError> {
         if self.0.faults.away.load(Ordering::SeqCst) {
+            self.0.not_there.fetch_add(1, Ordering::SeqCst);
             return Err(ViewError::Lost("the store is away".into()));
         }
-        let live = self.0.live.lock().expect("nobody panics").get_or_insert_with(|| self.0.kept(false)).clone();
+        let new = || self.0.kept(false, self.1);
+        let live = self.0.live.lock().expect("nobody panics").get_or_insert_with(new).clone();
         Ok(Arc::new(Store(live)))
     }
 
     async fn build(&self, afresh: bool) -> Result<Arc<dyn ViewStore>, ViewError> {
+        if self.0.faults.build_refused.load(Ordering::SeqCst) {
+            return Err(ViewError::Retry("no build begins".into()));
+        }
         let mut build = self.0.build.lock().expect("nobody panics");
         if afresh || build.as_ref().is_none_or(|build| build.definition != self.1) {
-            *build = Some(self.0.kept(true));
+            *build = Some(self.0.kept(true, self.1));
+            self.0.begun.fetch_add(1, Ordering::SeqCst);
         }
         Ok(Arc::new(Store(build.clone().expect("it was made"))))
     }
 
     async fn switch(&self) -> Result<Arc<dyn ViewStore>, ViewError> {
+        let refused = &self.0.faults.switch_refused;
+        if refused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |times| times.checked_sub(1)).is_ok() {
+            return Err(ViewError::Failed("the disk is full".into()));
+        }
         let build = self.0.build.lock().expect("nobody panics").take().expect("there is a build");
+        self.0.switched.lock().expect("nobody panics").push(build.definition);
         build.is_build.store(false, Ordering::SeqCst);
         *self.0.live.lock().expect("nobody panics") = Some(build.clone());
         Ok(Arc::new(Store(build)))
@@ -151,12 +176,18 @@ impl View for KeptPart {
 
     async fn apply(&mut self, batch: &Batch) -> Result<(), ViewError> {
         while self.0.is_held() {
+            self.0.faults.waits.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         if self.0.faults.away.load(Ordering::SeqCst) {
             return Err(ViewError::Lost("the store is away".into()));
         }
-        self.0.take(self.1, batch)
+        let taken = self.0.take(self.1, batch);
+        while taken.is_ok() && self.0.faults.lingers.load(Ordering::SeqCst) {
+            self.0.faults.waits.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        taken
     }
 }
 

@@ -115,6 +115,26 @@ async fn a_store_that_is_put_back_while_the_node_runs_lets_nobody_go_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_shown_before_the_view_had_told_of_it_is_not_taken_back() {
+    let (dir, place) = (tempfile::tempdir().expect("a folder"), Place::new());
+    let bed = Bed::up(dir.path(), &place, 1).await;
+    for n in 1..=3 {
+        bed.append("orders", n).await;
+    }
+    assert_eq!(bed.sum("?consistency=latest").await.0, 200);
+    place.faults.lingers.store(true, SeqCst);
+    bed.append("orders", 4).await;
+    bed.until("the store has it", |_| place.faults.waits.load(SeqCst) > 0).await;
+    assert_eq!(bed.sum("").await.1["rows"], serde_json::json!([[4, 10]]));
+    // Nobody has told of more than 3.
+    place.set_back(3);
+    let (status, told) = bed.sum("?timeout=200ms").await;
+    assert_eq!((status, &told["reason"]), (503, &"not_yet".into()), "{told}");
+    place.faults.lingers.store(false, SeqCst);
+    bed.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_to_a_bad_question_says_what_is_wrong() {
     let (dir, place) = (tempfile::tempdir().expect("a folder"), Place::new());
     let bed = Bed::up(dir.path(), &place, 1).await;

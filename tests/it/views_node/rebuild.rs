@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
+use watershed::model::Fingerprint;
+
 use super::bed::{Bed, Place};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -102,5 +104,89 @@ async fn a_build_goes_on_after_a_restart_and_one_that_fails_leaves_what_answers(
     bed.until("it is built afresh", |status| status["building"].is_null()).await;
     assert_eq!(bed.sum("?after=latest").await.1["rows"], serde_json::json!([[5, 30]]));
     assert_eq!(bed.get("none/rebuild").await.0, 405);
+    bed.down().await;
+}
+
+/// What answers is lost while the second definition is built, and another one is wanted before it is there again.
+async fn wanted_while_the_store_is_away(bed: &Bed, place: &Place, wanted: u64) {
+    for n in 1..=5 {
+        bed.append("orders", n).await;
+    }
+    assert_eq!(bed.sum("?after=latest").await.0, 200);
+    place.faults.build_held.store(true, SeqCst);
+    place.wanted.store(2, SeqCst);
+    bed.node.shared.views.take_up().await.expect("it is good");
+    bed.until("it is being built", |_| place.faults.waits.load(SeqCst) > 0).await;
+    place.faults.away.store(true, SeqCst);
+    bed.append("orders", 6).await;
+    bed.until("it is opened anew", |_| place.not_there.load(SeqCst) > 0).await;
+    place.wanted.store(wanted, SeqCst);
+    bed.node.shared.views.take_up().await.expect("it is good");
+    let view = bed.node.shared.views.get("totals").expect("there is one").clone();
+    bed.until("it was heard", |_| view.wanted() == Fingerprint(wanted)).await;
+    place.faults.away.store(false, SeqCst);
+    place.faults.build_held.store(false, SeqCst);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_wanted_before_the_store_was_lost_does_not_answer_once_another_one_is() {
+    let (dir, place) = (tempfile::tempdir().expect("a folder"), Place::new());
+    let bed = Bed::up(dir.path(), &place, 1).await;
+    wanted_while_the_store_is_away(&bed, &place, 3).await;
+    bed.until("it is switched", |status| status["definition"] == "0000000000000003").await;
+    assert_eq!(bed.sum("?after=latest&timeout=60s").await.1["rows"], serde_json::json!([[6, 63]]));
+    assert_eq!(*place.switched.lock().expect("nobody panics"), [3]);
+    bed.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_that_is_withdrawn_while_the_store_is_lost_never_answers() {
+    let (dir, place) = (tempfile::tempdir().expect("a folder"), Place::new());
+    let bed = Bed::up(dir.path(), &place, 1).await;
+    wanted_while_the_store_is_away(&bed, &place, 1).await;
+    let shown = bed.until("it is given up", |status| status["building"].is_null()).await;
+    assert_eq!(shown["definition"], "0000000000000001", "{shown}");
+    assert_eq!(bed.sum("?after=latest&timeout=60s").await.1["rows"], serde_json::json!([[6, 21]]));
+    assert!(place.switched.lock().expect("nobody panics").is_empty());
+    bed.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_that_fails_is_tried_again_and_what_answers_goes_on_meanwhile() {
+    let (dir, place) = (tempfile::tempdir().expect("a folder"), Place::new());
+    let bed = Bed::up(dir.path(), &place, 1).await;
+    bed.append("orders", 1).await;
+    assert_eq!(bed.sum("?after=latest").await.0, 200);
+    place.faults.switch_refused.store(2, SeqCst);
+    place.wanted.store(2, SeqCst);
+    bed.node.shared.views.take_up().await.expect("it is good");
+    bed.until("it has failed", |_| place.faults.switch_refused.load(SeqCst) < 2).await;
+    let token = bed.append("orders", 2).await;
+    assert_eq!(bed.sum(&format!("?after={token}&timeout=60s")).await.0, 200);
+    bed.until("it is switched", |status| status["definition"] == "0000000000000002").await;
+    assert_eq!(bed.sum("?after=latest&timeout=60s").await.1["rows"], serde_json::json!([[2, 6]]));
+    bed.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_was_to_begin_afresh_does_so_also_when_it_could_not_at_first() {
+    let (dir, place) = (tempfile::tempdir().expect("a folder"), Place::new());
+    let bed = Bed::up(dir.path(), &place, 1).await;
+    for n in 1..=5 {
+        bed.append("orders", n).await;
+    }
+    assert_eq!(bed.sum("?after=latest").await.0, 200);
+    place.faults.build_fails_at.store(3, SeqCst);
+    place.wanted.store(2, SeqCst);
+    bed.node.shared.views.take_up().await.expect("it is good");
+    bed.until("it has failed", |status| status["building"]["failure"].is_object()).await;
+    place.faults.build_refused.store(true, SeqCst);
+    let (status, told) = bed.order("/v1/views/totals/rebuild", "").await;
+    assert_eq!(status, 500, "{told}");
+    place.faults.build_fails_at.store(0, SeqCst);
+    place.faults.build_refused.store(false, SeqCst);
+    bed.until("it is switched", |status| status["definition"] == "0000000000000002").await;
+    assert_eq!(bed.sum("?after=latest&timeout=60s").await.1["rows"], serde_json::json!([[5, 30]]));
+    assert_eq!(place.begun.load(SeqCst), 2, "it went on with what there was");
     bed.down().await;
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
+use watershed::model::Fingerprint;
 
 use super::bed::{Bed, Place};
 use super::calls::{append, ask};
@@ -94,6 +95,57 @@ async fn a_build_that_had_taken_the_entry_begins_again_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_had_taken_the_entry_before_it_said_so_begins_again_without_it() {
+    let (dir, place) = (tempfile::tempdir().expect("a folder"), Place::new());
+    place.faults.live_fails_at.store(3, SeqCst);
+    let bed = Bed::up(dir.path(), &place, 1).await;
+    for n in 1..=5 {
+        bed.append("orders", n).await;
+    }
+    bed.until("it has failed", |status| status["state"] == "failed").await;
+    place.faults.lingers.store(true, SeqCst);
+    place.wanted.store(2, SeqCst);
+    take_up(&bed).await;
+    bed.until("it has taken all of them", |_| place.faults.waits.load(SeqCst) > 0).await;
+    skip(&bed, 3).await;
+    place.faults.lingers.store(false, SeqCst);
+    bed.until("it is switched", |status| status["definition"] == "0000000000000002").await;
+    assert_eq!(sum(&bed).await, json!([[4, 24]]));
+    bed.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_to_be_taken_again_is_taken_also_if_the_build_could_not_begin_at_first() {
+    let (dir, place) = (tempfile::tempdir().expect("a folder"), Place::new());
+    place.faults.live_fails_at.store(3, SeqCst);
+    let bed = Bed::up(dir.path(), &place, 1).await;
+    for n in 1..=5 {
+        bed.append("orders", n).await;
+    }
+    bed.until("it has failed", |status| status["state"] == "failed").await;
+    skip(&bed, 3).await;
+    assert_eq!(sum(&bed).await, json!([[4, 12]]));
+    // One that passes over it, too, and has come beyond it.
+    place.faults.build_fails_at.store(5, SeqCst);
+    place.wanted.store(2, SeqCst);
+    take_up(&bed).await;
+    bed.until("its build has failed", |status| status["building"]["failure"]["position"] == 5).await;
+    place.faults.build_refused.store(true, SeqCst);
+    let (status, told) = bed.order("/v1/views/totals/rebuild", "{\"with_skipped\":true}").await;
+    assert_eq!(status, 500, "{told}");
+    place.faults.live_fails_at.store(0, SeqCst);
+    place.faults.build_fails_at.store(0, SeqCst);
+    // It is tried again, by this run or by the next one.
+    bed.down().await;
+    place.faults.build_refused.store(false, SeqCst);
+    let bed = Bed::up(dir.path(), &place, 1).await;
+    bed.until("it is switched", |status| status["definition"] == "0000000000000002").await;
+    assert_eq!(sum(&bed).await, json!([[5, 30]]));
+    assert_eq!(bed.status().await["passed_over"][0]["in_effect"], false);
+    bed.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_has_been_set_back_passes_over_the_entry_again() {
     let (dir, place) = (tempfile::tempdir().expect("a folder"), Place::new());
     place.faults.fails_at.store(4, SeqCst);
@@ -130,6 +182,14 @@ async fn an_order_that_cannot_be_noted_changes_nothing() {
     place.faults.fails_at.store(0, SeqCst);
     bed.append_to(1, 5).await;
     assert_eq!(sum(&bed).await, json!([[1, 5]]));
+    // What is to be built afresh, of another definition and with what was passed over, is not even wanted.
+    std::fs::create_dir_all(&obstacle).expect("a folder in its way");
+    place.wanted.store(2, SeqCst);
+    let (status, told) = bed.order("/v1/views/totals/rebuild", "{\"with_skipped\":true}").await;
+    assert_eq!(status, 500, "{told}");
+    let view = bed.node.shared.views.get("totals").expect("there is one").clone();
+    assert_eq!((view.wanted(), bed.status().await["building"].is_null()), (Fingerprint(1), true));
+    std::fs::remove_dir(&obstacle).expect("removed");
     bed.down().await;
 }
 
