@@ -121,8 +121,9 @@ impl PgApplier {
         self.link().await.map_err(Fail::View)?;
         let PgApplier { link, targets, held, .. } = self;
         let link = link.as_mut().expect("opened above");
-        // What a crash of the server loses of it is lost with the lane's progress.
-        let begun = link.begin(*held, None, false).await;
+        // What a crash of the server loses of it is lost with the lane's progress. Behind the last one nobody looks at that
+        // again: it is durable before the copy ends.
+        let begun = link.begin(*held, None, chunk.upto.is_none()).await;
         let done = match begun {
             Ok(()) => in_chunk(link, targets, chunk, scope, mine, lane, way).await,
             Err(fail) => Err(fail.into()),
